@@ -1,6 +1,6 @@
 """Finds pretrained models and loads them quietly, with errors that say what to do.
 
-The only module that calls ``from_pretrained``. It never imports the package that ships the offline
+The only module that asks transformers for pretrained files. It never imports the package that ships the offline
 encoder (which would drag in a whole other library) and never runs code that comes with a model.
 """
 

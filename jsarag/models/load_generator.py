@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from jsarag.errors import ConfigError
 from jsarag.models.encoder import TextEncoder
 from jsarag.models.generator import Generator
+from jsarag.models.hf_prompts import PromptSettings
 from jsarag.models.lora import LoraSettings
 from jsarag.types import Passage
 
@@ -101,11 +102,13 @@ def load_generator(
 
     return load_hf_generator(
         model,
-        template=template,
+        settings=PromptSettings(
+            template=template,
+            max_context_tokens=max_context_tokens,
+            max_passage_tokens=max_passage_tokens,
+            max_response_tokens=max_response_tokens,
+        ),
         lora=lora,
-        max_context_tokens=max_context_tokens,
-        max_passage_tokens=max_passage_tokens,
-        max_response_tokens=max_response_tokens,
         attention=attention,
         micro_batch=micro_batch,
         bf16=bf16,

@@ -6,7 +6,7 @@ Leaves the model's own loading and scoring to ``hf_generator``.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -68,6 +68,18 @@ def add_lora(model: nn.Module, settings: LoraSettings, *, is_encoder_decoder: bo
     return get_peft_model(model, config)
 
 
+def load_adapter(model: nn.Module, folder: str) -> Any:
+    """Wrap ``model`` with adapters saved in a folder, ready to train on.
+
+    Raises:
+        BackendUnavailableError: peft is missing.
+    """
+    require_peft()
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder, is_trainable=True)  # type: ignore[arg-type]
+
+
 def _targets(model: nn.Module, settings: LoraSettings) -> list[str] | str:
     if settings.target_modules is None:
         return "all-linear"
@@ -79,8 +91,3 @@ def _targets(model: nn.Module, settings: LoraSettings) -> list[str] | str:
             f"its layers are called {sorted(leaves)}"
         )
     return list(settings.target_modules)
-
-
-def as_dict(settings: LoraSettings | None) -> dict[str, Any] | None:
-    """The settings as JSON types, or None."""
-    return None if settings is None else asdict(settings)

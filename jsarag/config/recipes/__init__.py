@@ -1,0 +1,28 @@
+"""The recipes that ship with the package: one YAML per data set, read as they were written."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from jsarag.config.keys import nearest
+from jsarag.errors import ConfigError
+
+
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    files = resources.files(__package__ or __name__).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe.
+
+    Raises:
+        ConfigError: there is none of that name; names the nearest one.
+    """
+    known = list_recipes()
+    if name not in known:
+        guess = nearest(name, known)
+        advice = f"did you mean '{guess}'? " if guess else ""
+        raise ConfigError(f"no recipe '{name}'; {advice}Shipped: {', '.join(known)}")
+    return (resources.files(__package__ or __name__) / f"{name}.yaml").read_text(encoding="utf-8")

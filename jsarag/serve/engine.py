@@ -1,0 +1,122 @@
+"""Encode queries, search the index, fetch the passages: one blocking call per batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from jsarag.errors import DataError, IndexStaleError, NumericalError
+from jsarag.index.flat import IndexScan
+from jsarag.index.interfaces import Encoder
+from jsarag.types import Hit, Passage
+
+
+class SearchIndex(Protocol):
+    """What the server needs of an index; ``FlatIndex`` and ``FaissIndex`` have it."""
+
+    generation: int
+    spec: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> IndexScan:
+        """The k best passages of each query."""
+
+
+class Passages(Protocol):
+    """Passages by row; a knowledge base or the index folder's ``PassageStore``."""
+
+    def __len__(self) -> int:
+        """K."""
+
+    def __getitem__(self, row: int, /) -> Passage:
+        """The passage of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query text and how many passages are wanted."""
+
+    text: str
+    k: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchTiming:
+    """Seconds a batch took; one object per batch, shared by its answers."""
+
+    encode_s: float
+    search_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The passages of one query, best first."""
+
+    hits: tuple[Hit, ...]
+    timing: BatchTiming
+
+
+class SearchEngine:
+    """The query encoder, the index and the passages of one server.
+
+    Args:
+        index: any index over ``passages``' rows.
+        encoder: the *query* encoder (the prior).
+        passages: by row.
+
+    Raises:
+        IndexStaleError: widths differ.
+        DataError: index and passages differ in number.
+    """
+
+    def __init__(self, index: SearchIndex, encoder: Encoder, passages: Passages) -> None:
+        if encoder.width != index.width:
+            raise IndexStaleError(
+                f"serve: width: the index has {index.width}, the encoder gives {encoder.width}; "
+                "serve the encoder the index was built for"
+            )
+        if len(passages) != len(index):
+            raise DataError(
+                f"serve: expected as many passages as vectors ({len(index)}), found "
+                f"{len(passages)}; pass the index folder's own passages"
+            )
+        self.index, self.encoder, self.passages = index, encoder, passages
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        """Answer a batch; blocks, so it belongs into a worker thread.
+
+        Raises:
+            NumericalError: an embedding holds NaN or infinity.
+        """
+        started = time.perf_counter()
+        texts = [query.text for query in queries]
+        embeddings = self.encoder.embed(texts, "query", len(texts))
+        if not bool(embeddings.isfinite().all()):
+            raise NumericalError("serve: the query encoder returned NaN or infinity; check its weights")
+        encoded = time.perf_counter()
+        found = self.index.search(embeddings, max(query.k for query in queries))
+        ids, scores = found.ids.tolist(), found.scores.tolist()
+        timing = BatchTiming(encoded - started, time.perf_counter() - encoded)
+        return [
+            Answer(self._hits(ids[b][: query.k], scores[b]), timing)
+            for b, query in enumerate(queries)
+        ]
+
+    def _hits(self, rows: Sequence[int], scores: Sequence[float]) -> tuple[Hit, ...]:
+        hits = []
+        for rank, (row, score) in enumerate(zip(rows, scores, strict=False), start=1):
+            if row < 0:  # fewer passages than k
+                break
+            passage = self.passages[row]
+            hits.append(Hit(passage.id, score, rank, passage.title, passage.text))
+        return tuple(hits)

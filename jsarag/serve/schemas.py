@@ -1,0 +1,70 @@
+"""The JSON of ``POST /v1/search``, as documented at ``/docs``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
+
+
+class SearchRequest(BaseModel):
+    """One query or several, and how many passages each shall get."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"queries": "who repairs the clock tower?", "k": 3}]},
+    )
+
+    queries: StrictStr | list[StrictStr] = Field(description="one query or a list of them")
+    k: Annotated[StrictInt, Field(ge=1)] = Field(10, description="passages per query")
+    return_text: StrictBool = Field(True, description="whether hits carry the passage's text")
+
+    @field_validator("queries")
+    @classmethod
+    def _not_blank(cls, queries: str | list[str]) -> str | list[str]:
+        texts = [queries] if isinstance(queries, str) else queries
+        if not texts:
+            raise ValueError("expected at least one query")
+        for position, text in enumerate(texts):
+            if not text.strip():
+                raise ValueError(f"query {position} is blank")
+            if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+                raise ValueError(f"query {position} holds half of a surrogate pair")
+        return queries
+
+    @property
+    def texts(self) -> list[str]:
+        """The queries as a list."""
+        return [self.queries] if isinstance(self.queries, str) else self.queries
+
+
+class IndexInfo(BaseModel):
+    """Which index answered."""
+
+    name: str
+    generation: int
+
+
+class HitInfo(BaseModel):
+    """One passage; ``score`` is the inner product, ``rank`` starts at 1."""
+
+    id: str
+    score: float
+    rank: int
+    title: str
+    text: str | None = Field(None, description="absent if return_text is false")
+
+
+class SearchResponse(BaseModel):
+    """One list of hits per query, in the queries' order, best first."""
+
+    index: IndexInfo
+    results: list[list[HitInfo]]
+    timings_ms: dict[str, float]
+
+
+class Problem(BaseModel):
+    """Every error looks like this."""
+
+    error: str
+    error_type: str

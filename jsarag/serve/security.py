@@ -1,0 +1,133 @@
+"""Who may ask, from where, and how much at once."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jsarag.errors import ConfigError
+from jsarag.serve.problems import problem
+
+KEY_VARIABLE = "JSARAG_API_KEY"
+# Answered without the key: probes, and pages that hold no data.
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
+
+
+def read_api_key(environment: Mapping[str, str], key_file: Path | None = None) -> str | None:
+    """The bearer key from a file or from ``JSARAG_API_KEY``; None where there is none.
+
+    Args:
+        environment: usually ``os.environ``.
+        key_file: preferred over the variable; surrounding white space is dropped.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty, or the variable is set but blank.
+    """
+    if key_file is not None:
+        try:
+            key = key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"API key file {key_file}: cannot be read ({error})") from error
+        where = str(key_file)
+    elif KEY_VARIABLE in environment:
+        key, where = environment[KEY_VARIABLE].strip(), KEY_VARIABLE
+    else:
+        return None
+    if not key:
+        raise ConfigError(f"{where}: expected an API key, found none; set one, or unset {where}")
+    return key
+
+
+def check_bind(host: str, key: str | None, insecure: bool = False) -> None:
+    """Refuse to offer an index to a network without a key.
+
+    Args:
+        host: the address to listen on.
+        key: the bearer key, if any.
+        insecure: the user insists.
+
+    Raises:
+        ConfigError: ``host`` is not this machine alone, and there is no key.
+    """
+    if key or insecure or _is_loopback(host):
+        return
+    raise ConfigError(
+        f"--host {host or '(all addresses)'}: others could read the index without a key. Set "
+        f"{KEY_VARIABLE}, listen on 127.0.0.1, or insist with --insecure"
+    )
+
+
+class Gate:
+    """ASGI middleware in front of everything: the key, then the size of the body.
+
+    Stands before the framework, so that nothing of an unauthorised request is parsed.
+
+    Args:
+        app: what is guarded.
+        api_key: None asks for none.
+        max_body_bytes: a larger body is answered 413, also if it comes in pieces.
+    """
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int) -> None:
+        self._app = app
+        self._key = None if api_key is None else f"Bearer {api_key}".encode()
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if self._key is not None and scope["path"] not in OPEN_PATHS and not self._knows(headers):
+            refusal = problem(
+                401,
+                "expected the header 'Authorization: Bearer <key>' with the server's key",
+                {"WWW-Authenticate": "Bearer"},
+            )
+            await refusal(scope, receive, send)
+            return
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            await problem(413, self._too_large)(scope, receive, send)
+            return
+        await self._app(scope, self._counted(receive), send)
+
+    @property
+    def _too_large(self) -> str:
+        return f"the body may have {self._max_body_bytes:,} bytes; send fewer or shorter queries"
+
+    def _knows(self, headers: Headers) -> bool:
+        given = headers.get("authorization", "")
+        scheme, _, key = given.partition(" ")
+        candidate = f"Bearer {key.strip()}" if scheme.lower() == "bearer" else given
+        assert self._key is not None
+        # Headers arrive as latin-1 text; bytes, because compare_digest refuses non-ASCII text.
+        return hmac.compare_digest(candidate.encode("latin-1"), self._key)
+
+    def _counted(self, receive: Receive) -> Receive:
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_body_bytes:
+                raise HTTPException(413, self._too_large)
+            return message
+
+        return counted
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name may mean any address
+        return False
