@@ -97,3 +97,9 @@ class GuardError(JsaragError):
     """A guard stopped the run (collapse, no evidence); what was learned so far is saved."""
 
     exit_code = 6
+
+
+class PreemptedError(JsaragError):
+    """The system asked the process to end; the run is saved and can be resumed."""
+
+    exit_code = 75

@@ -21,6 +21,7 @@ from jsarag.index.manifest import Manifest
 from jsarag.index.store import write_store
 from jsarag.io.atomic import is_complete, recover_folder, write_folder
 
+_DRIFT_ROWS = 65_536
 _DTYPES = (*shards.DTYPES.values(), torch.float64)
 
 
@@ -157,6 +158,16 @@ class FlatIndex:
         """The stored embeddings of rows: int64 [n] -> f32 [n, D] (f64 if stored so)."""
         picked = self.embeddings.index_select(0, rows.to(self.embeddings.device))
         return picked.to(torch.promote_types(picked.dtype, torch.float32))
+
+    def drift(self, other: FlatIndex) -> float:
+        """Mean distance between a passage's vectors here and in another generation."""
+        if len(self) == 0:
+            return 0.0
+        total = 0.0
+        for start in range(0, len(self), _DRIFT_ROWS):
+            mine = self.embeddings[start : start + _DRIFT_ROWS].float()
+            total += float((mine - other.embeddings[start : start + _DRIFT_ROWS]).norm(dim=1).sum())
+        return total / len(self)
 
     def require_generation(self, generation: int | None) -> None:
         """Refuse a result that belongs to another generation; None is not checked.

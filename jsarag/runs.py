@@ -1,0 +1,96 @@
+"""Opening a finished (or half finished) run folder for use: evaluate, ask, serve, resume.
+
+Decides which checkpoint and which index generation belong together; building the objects is
+``assemble``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsarag.assemble import OpenIndex, Parts, make_parts
+from jsarag.config.load import Setting, load_run_config
+from jsarag.config.schema import Config
+from jsarag.data.registry import Dataset
+from jsarag.errors import IndexStaleError
+from jsarag.index.flat import FlatIndex
+from jsarag.index.interfaces import Progress, index_spec
+from jsarag.io.checkpoint import load_checkpoint
+from jsarag.io.run_dir import RunDir
+from jsarag.models.retrievers import PartName, RetrieverParts
+
+
+@dataclass
+class OpenRun:
+    """A run folder opened for use: its configuration and its parts, trained or as they began.
+
+    ``step`` is the checkpoint's, None for parts as they were before training.
+    """
+
+    run_dir: RunDir
+    config: Config
+    parts: Parts
+    step: int | None
+
+
+def index_folder(run_dir: RunDir, part: PartName, generation: int) -> Path:
+    """Where a run keeps one generation of one passage encoder's index."""
+    folder = run_dir.index_path(generation)
+    return folder if part == "passages" else folder.with_name(f"posterior-{folder.name}")
+
+
+def saved_index(run_dir: RunDir, generation: int) -> OpenIndex:
+    """Opens a run's index of a generation, where it exists and belongs to the weights at hand."""
+
+    def find(part: PartName, retrievers: RetrieverParts, dataset: Dataset) -> FlatIndex | None:
+        folder = index_folder(run_dir, part, generation)
+        if not folder.is_dir():
+            return None
+        try:
+            return FlatIndex.open(folder, index_spec(retrievers.parts()[part], dataset.kb.digest))
+        except IndexStaleError:
+            return None
+
+    return find
+
+
+def open_run(
+    path: Path | str,
+    *,
+    untrained: bool = False,
+    split: str | None = None,
+    device: str | None = None,
+    overrides: Iterable[Setting] = (),
+    progress: Progress | None = None,
+) -> OpenRun:
+    """Open a run folder: its last checkpoint, or its parts as they were before training.
+
+    Args:
+        path: a run folder that ``jsarag train`` wrote.
+        untrained: leave every part as it starts.
+        split: the data split to read; None takes ``eval.split``.
+        device: overrides ``train.device``.
+        overrides: settings to change (decoding, say); they must not change the models.
+        progress: told about passages embedded where no stored index fits.
+
+    Raises:
+        CheckpointError: no run, or no complete checkpoint.
+    """
+    run_dir = RunDir(path)
+    run_dir.identity()
+    config = load_run_config(run_dir.config_path, overrides).config
+    checkpoint = None if untrained else load_checkpoint(run_dir)
+    generation = 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
+    parts = make_parts(
+        config,
+        splits=(split or config.eval.split,),
+        checkpoint=checkpoint,
+        open_index=saved_index(run_dir, generation),
+        progress=progress,
+        device=device,
+    )
+    parts.retrievers.eval()
+    parts.generator.eval()
+    return OpenRun(run_dir, config, parts, None if checkpoint is None else checkpoint.step)

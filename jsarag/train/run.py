@@ -1,0 +1,295 @@
+"""One training run from its configuration to its report: claim, assemble, train, evaluate.
+
+The order of stages, what is saved when, and how a run that was cut off finds its place again. The
+training loop itself is ``loop.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jsarag.assemble import Parts, make_parts, make_run_objective
+from jsarag.config.load import Resolved
+from jsarag.config.schema import Config
+from jsarag.data.batching import BatchSchedule
+from jsarag.em.chains import ChainStore
+from jsarag.errors import CheckpointError, NumericalError
+from jsarag.eval.evaluate import METRICS_FILE, Evaluation, write
+from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint
+from jsarag.io.run_dir import RunDir
+from jsarag.runs import saved_index
+from jsarag.train.evaluation import evaluate_parts, headline
+from jsarag.train.generator_stage import train_concatenated, warm_up
+from jsarag.train.guards import CollapseGuard
+from jsarag.train.loop import train
+from jsarag.train.metrics import StationClock
+from jsarag.train.optimizer import OptimizerSettings, PartOptimizer
+from jsarag.train.reporting import Reporter, SilentReporter
+from jsarag.train.signals import StopSignal
+from jsarag.train.state import Progress, load_state
+from jsarag.train.training_run import TrainingRun, save_index
+
+# What may differ between a run and its continuation.
+MAY_CHANGE = frozenset(
+    {
+        "train.max_steps",
+        "train.max_seconds",
+        "train.concat_steps",
+        "train.learning_rate",
+        "train.generator_learning_rate",
+        "train.clip_norm",
+        "train.bf16",
+        "train.device",
+        "train.threads",
+        "train.eval_steps",
+        "train.save_steps",
+        "train.log_steps",
+        "train.keep_checkpoints",
+        "index.batch_size",
+        "index.cache_dir",
+        "guards.strict",
+        "guards.evidence_examples",
+        "guards.evidence_passages",
+        "guards.evidence_every",
+        "guards.min_distinct_ratio",
+        "guards.collapse_window",
+        "eval.split",
+        "eval.k",
+        "eval.decoding",
+        "eval.decoding_passages",
+        "eval.max_examples",
+        "eval.max_new_tokens",
+        "eval.bootstrap_samples",
+        "eval.generation",
+        "output.output_dir",
+        "output.report_to",
+        "data.data_dir",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished run: its folder, the evaluations before and after, and how long it trained.
+
+    ``seconds`` is time at the training stations (generator warm-up included), without evaluation
+    and saving.
+    """
+
+    run_dir: Path
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    seconds: float
+    steps: int
+    notes: tuple[str, ...] = field(default=())
+
+
+def run_training(
+    resolved: Resolved, *, resume: bool = False, reporter: Reporter | None = None
+) -> TrainResult:
+    """Train as configured; a folder that already holds this run is continued.
+
+    Args:
+        resolved: the configuration with its sources.
+        resume: refuse to start from nothing.
+        reporter: told what happens.
+
+    Raises:
+        CheckpointError: the folder belongs to something else, or there is nothing to resume.
+        NumericalError, GuardError: a guard stopped the run; its state is saved.
+        KeyboardInterrupt, PreemptedError: a signal came; the state is saved.
+    """
+    reporter = reporter or SilentReporter()
+    config = resolved.config
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    run_dir = RunDir(config.output.output_dir or default_folder(config))
+    checkpoint = _claim(run_dir, resolved, resume=resume)
+    generation = 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
+    reporter.stage("load models and embed the knowledge base", None)
+    parts = make_parts(
+        config,
+        splits=(config.eval.split,),
+        checkpoint=checkpoint,
+        open_index=saved_index(run_dir, generation),
+        progress=lambda done, total: reporter.advance(done),
+    )
+    for note in (*resolved.notes, *parts.dataset.notes):
+        reporter.event(note)
+    with StopSignal() as stop:
+        run = _make_run(config, parts, run_dir, reporter, stop, checkpoint)
+        before = _before(run)
+        try:
+            _train_stages(run)
+        except NumericalError:
+            run.save()
+            raise
+        after = _after(run)
+    result = TrainResult(
+        run_dir=run_dir.path,
+        before=before,
+        after=after,
+        seconds=run.progress.seconds,
+        steps=run.progress.total,
+        notes=parts.dataset.notes,
+    )
+    _finish(run, result)
+    return result
+
+
+def default_folder(config: Config) -> Path:
+    """``runs/<data set>-<objective>-<seed>`` under the working folder."""
+    name = Path(config.data.dataset).name
+    return Path("runs") / f"{name}-{config.objective.name}-{config.train.seed}"
+
+
+def _claim(run_dir: RunDir, resolved: Resolved, *, resume: bool) -> Checkpoint | None:
+    """Make the folder ours; the checkpoint to continue from, or None."""
+    ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=MAY_CHANGE)
+    found = latest_step(run_dir) if ours else None
+    if found is None and resume:
+        raise CheckpointError(
+            f"{run_dir.path}: expected a checkpoint to resume from, found none; start without "
+            "--resume, or give the --output-dir of the run to continue"
+        )
+    run_dir.write_config(resolved.to_yaml())
+    run_dir.write_env()
+    return None if found is None else load_checkpoint(run_dir, found)
+
+
+def _make_run(
+    config: Config,
+    parts: Parts,
+    run_dir: RunDir,
+    reporter: Reporter,
+    stop: StopSignal,
+    checkpoint: Checkpoint | None,
+) -> TrainingRun:
+    settings = config.train
+    chains = ChainStore()
+    guard = CollapseGuard(
+        config.guards.collapse_window, config.guards.min_distinct_ratio, len(parts.dataset.kb)
+    )
+    optimizer = PartOptimizer(
+        {**parts.retrievers.parts(), "generator": parts.generator},
+        OptimizerSettings(
+            retriever_learning_rate=settings.learning_rate,
+            generator_learning_rate=settings.generator_learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            warmup_steps=settings.warmup_steps,
+            schedule=settings.schedule,
+        ),
+    )
+    progress = Progress()
+    if checkpoint is not None:
+        progress = load_state(checkpoint, optimizer, chains, guard)
+        run_dir.rewind_metrics(progress.total)
+    run = TrainingRun(
+        config=config,
+        parts=parts,
+        objective=make_run_objective(config, chains),
+        optimizer=optimizer,
+        chains=chains,
+        guard=guard,
+        progress=progress,
+        run_dir=run_dir,
+        reporter=reporter,
+        clock=StationClock(parts.device),
+        stop=stop,
+        batches=BatchSchedule(
+            len(parts.dataset.splits["train"]), settings.batch_size, settings.seed
+        ),
+    )
+    parts.retrievers.train()
+    parts.generator.train()
+    run.event(
+        f"resumed at step {progress.total} ({progress.stage})"
+        if checkpoint is not None
+        else f"started; trains {', '.join(optimizer.trained_parts) or 'nothing'}"
+    )
+    return run
+
+
+def _before(run: TrainingRun) -> dict[str, Any]:
+    """The scores before training: made once, read back when a run is continued."""
+    split = run.config.eval.split
+    folder = run.run_dir.eval_path(f"{split}-before")
+    if (folder / METRICS_FILE).is_file():
+        stored: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        return stored
+    save_index(run.run_dir, "passages", run.parts.prior_index, run.parts)
+    if run.parts.retrievers.has_separate_passages:
+        save_index(run.run_dir, "posterior_passages", run.parts.posterior_index, run.parts)
+    return _evaluate(run, f"{split}-before", 0)
+
+
+def _train_stages(run: TrainingRun) -> None:
+    """Warm-up, end-to-end training, concatenation; each continues where it stopped."""
+    progress, settings = run.progress, run.config.train
+    if progress.stage == "warmup":
+        if settings.generator_warmup_steps:
+            warm_up(run)
+        run.check_evidence()
+        progress.stage = "train"
+    if progress.stage in ("train", "done") and run.goes_on():
+        progress.stage = "train"
+        run.start_stage("train", settings.max_steps, progress.step)
+        train(run)
+        if run.parts.retrievers.passages.is_trainable:
+            run.rebuild()
+    if progress.concat_step < settings.concat_steps:
+        progress.stage = "concat"
+        train_concatenated(run)
+    progress.stage = "done"
+    run.save()
+
+
+def _after(run: TrainingRun) -> dict[str, Any]:
+    for line in (
+        *run.parts.retrievers.truncation_summary().splitlines(),
+        *run.parts.generator.truncation.summary().splitlines(),
+    ):
+        run.event(f"truncated: {line}")
+    return _evaluate(run, run.config.eval.split, run.progress.total)
+
+
+def _evaluate(run: TrainingRun, folder: str, step: int) -> dict[str, Any]:
+    split = run.config.eval.split
+    run.reporter.stage(f"evaluate on {split}", None)
+    evaluation: Evaluation = evaluate_parts(
+        run.parts,
+        run.config,
+        split,
+        progress=lambda stage, done, total: run.reporter.advance(done),
+    )
+    write(evaluation, run.run_dir.eval_path(folder))
+    result = evaluation.to_json()
+    run.run_dir.append_metrics({"kind": "eval", "step": step, "split": split, **result})
+    run.reporter.evaluated(step, result)
+    run.run_dir.log_event(f"step {step}: {headline(result)}")
+    return result
+
+
+def _finish(run: TrainingRun, result: TrainResult) -> None:
+    """Log the summary and draw the report."""
+    from jsarag.eval.report import write_report
+
+    summary = {
+        "kind": "summary",
+        "step": result.steps,
+        "seconds": result.seconds,
+        "before": result.before,
+        "after": result.after,
+    }
+    run.run_dir.append_metrics(summary)
+    report = write_report(run.run_dir)
+    run.event(f"report: {report}")
+    run.reporter.finished({**summary, "run_dir": str(result.run_dir), "report": str(report)})

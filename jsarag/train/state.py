@@ -1,0 +1,78 @@
+"""Where a run stands, and how that is written to and read from a checkpoint.
+
+A checkpoint holds everything the next step depends on: weights, optimizer, chains, the guard's
+window, the counts that key data order and random draws, and the generation of the index (whose
+vectors lie in ``index/gen-N``). Nothing else does, so a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jsarag.assemble import Parts
+from jsarag.em.chains import ChainStore
+from jsarag.io.checkpoint import Checkpoint, save_checkpoint
+from jsarag.io.run_dir import RunDir
+from jsarag.train.guards import CollapseGuard
+from jsarag.train.optimizer import PartOptimizer
+
+Stage = Literal["warmup", "train", "concat", "done"]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Completed optimizer steps of each stage, training seconds, and the index generation.
+
+    Checkpoints and metrics are numbered by :attr:`total`: warm-up steps come before step 0 of
+    training and are not counted; concatenation steps follow it.
+    """
+
+    stage: Stage = "warmup"
+    warmup_step: int = 0
+    step: int = 0
+    concat_step: int = 0
+    seconds: float = 0.0
+    generation: int = 0
+
+    @property
+    def total(self) -> int:
+        """Steps since training began."""
+        return self.step + self.concat_step
+
+
+def save_state(
+    run_dir: RunDir,
+    progress: Progress,
+    parts: Parts,
+    optimizer: PartOptimizer,
+    chains: ChainStore,
+    guard: CollapseGuard,
+    *,
+    keep: int,
+) -> None:
+    """Write a checkpoint of everything the next step depends on."""
+    tensors, record = optimizer.state()
+    save_checkpoint(
+        run_dir,
+        progress.total,
+        modules={
+            **parts.retrievers.checkpoint_states(),
+            "generator": parts.generator.checkpoint_state(),
+            "chains": chains.state(),
+        },
+        optimizer=tensors,
+        state={"progress": asdict(progress), "optimizer": record, "guard": guard.state()},
+        keep=keep,
+    )
+
+
+def load_state(
+    checkpoint: Checkpoint, optimizer: PartOptimizer, chains: ChainStore, guard: CollapseGuard
+) -> Progress:
+    """Restore what :func:`save_state` wrote, except the weights (``make_parts`` loads those)."""
+    state: dict[str, Any] = checkpoint.state
+    optimizer.load(checkpoint.optimizer, state["optimizer"])
+    chains.load(checkpoint.modules["chains"])
+    guard.load(state["guard"])
+    return Progress(**state["progress"])

@@ -1,0 +1,260 @@
+"""Everything a training loop holds, and what is due after a step; ``run.py`` makes one.
+
+Owns no mathematics and no models: it counts, schedules, logs and saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from jsarag.assemble import Parts, make_index
+from jsarag.config.schema import Config
+from jsarag.data.batching import BatchPlan, BatchSchedule
+from jsarag.em.chains import ChainStore
+from jsarag.em.objectives import Objective, StepLoss, StepScores
+from jsarag.em.problem import Problem
+from jsarag.errors import GuardError
+from jsarag.index.flat import FlatIndex
+from jsarag.index.rebuild import RebuildSchedule
+from jsarag.io.run_dir import RunDir
+from jsarag.models.retrievers import PartName
+from jsarag.runs import index_folder
+from jsarag.train.evaluation import evaluate_parts
+from jsarag.train.evidence import check_evidence
+from jsarag.train.guards import CollapseGuard
+from jsarag.train.metrics import RunningMeans, StationClock
+from jsarag.train.optimizer import PartOptimizer, schedule_factor
+from jsarag.train.problem import Batch, Windows, make_problem
+from jsarag.train.reporting import Level, Reporter
+from jsarag.train.signals import StopSignal
+from jsarag.train.state import Progress, save_state
+from jsarag.types import Candidates, Weights
+
+
+@dataclass
+class TrainingRun:
+    """One run in progress; see the module's docstring."""
+
+    config: Config
+    parts: Parts
+    objective: Objective
+    optimizer: PartOptimizer
+    chains: ChainStore
+    guard: CollapseGuard
+    progress: Progress
+    run_dir: RunDir
+    reporter: Reporter
+    clock: StationClock
+    stop: StopSignal
+    batches: BatchSchedule
+    means: RunningMeans = field(default_factory=RunningMeans)
+
+    def __post_init__(self) -> None:
+        self.rebuilds = RebuildSchedule.parse(self.config.index.rebuild_every)
+        self.windows = Windows(
+            self.config.data.context_turns,
+            self.config.data.posterior_turns,
+            self.config.data.generator_turns,
+        )
+        self._logged_step = 0
+        self._seconds_before = self.progress.seconds
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.train.seed
+
+    @property
+    def accumulation(self) -> int:
+        """Batches per optimizer step."""
+        return self.config.train.gradient_accumulation_steps
+
+    # ---- the stations' inputs -------------------------------------------------------------
+
+    def goes_on(self) -> bool:
+        """Whether another training step is to be made; saves and raises on a stop signal."""
+        settings, progress = self.config.train, self.progress
+        self.stop_if_asked()
+        out_of_time = settings.max_seconds is not None and progress.seconds >= settings.max_seconds
+        return progress.step < settings.max_steps and not out_of_time
+
+    def batch(self, micro_batch: int) -> Batch:
+        """A batch of the step that comes next."""
+        return self.examples(self.batches.at(self.progress.step * self.accumulation + micro_batch))
+
+    def examples(self, plan: BatchPlan) -> Batch:
+        """The examples of a plan."""
+        train = self.parts.dataset.splits["train"]
+        return Batch([train[index] for index in plan.indices], plan.visits)
+
+    def problem(self, batch: Batch) -> Problem:
+        """Encode a batch for the objective."""
+        return make_problem(
+            self.parts, batch, self.windows, posterior=self.objective.needs_posterior
+        )
+
+    def learning_rate_factor(self) -> float:
+        """Factor on the peak learning rates for the coming update."""
+        settings = self.config.train
+        return schedule_factor(
+            settings.schedule, self.progress.step, settings.warmup_steps, settings.max_steps
+        )
+
+    # ---- after a batch, after a step -------------------------------------------------------
+
+    def observe(
+        self, candidates: Candidates, scores: StepScores, weights: Weights, loss: StepLoss
+    ) -> None:
+        """Take note of a batch's losses, diagnostics and first passages."""
+        self.means.add({"loss": loss.total})
+        self.means.add({f"loss_{name}": value for name, value in loss.parts.items()})
+        self.means.add(weights.diagnostics)
+        self.means.add(loss.diagnostics)
+        best = scores.retriever.prior_logp.detach().argmax(dim=1, keepdim=True)
+        # sync: a few integers, needed by the collapse guard
+        self.guard.add(candidates.rows.gather(1, best).flatten().tolist())
+
+    def step_done(self, norms: Mapping[str, Tensor]) -> None:
+        """Count the step and, where due, log a row and let the collapse guard look."""
+        progress, settings = self.progress, self.config.train
+        progress.step += 1
+        self.count_seconds()
+        self.means.add({f"grad_norm_{part}": norm for part, norm in norms.items()})
+        self.reporter.advance(progress.step)
+        if progress.step % settings.log_steps == 0 or progress.step == settings.max_steps:
+            self.log_row("train", progress.step)
+        try:
+            self.guard.check(progress.step)
+        except GuardError:
+            self.save()
+            raise
+
+    def count_seconds(self) -> None:
+        """Bring the training seconds up to date: all stations but evaluating and saving."""
+        self.progress.seconds = self._seconds_before + self.clock.total(without=("eval", "save"))
+
+    def stop_if_asked(self) -> None:
+        """Save and stop where a signal came.
+
+        Raises:
+            KeyboardInterrupt, PreemptedError: see :class:`StopSignal`.
+        """
+        if self.stop.requested:
+            self.save()
+            self.stop.raise_stop()
+
+    def log_row(self, kind: str, step: int) -> None:
+        """Write the means since the last row, and where the time went."""
+        steps = max(step - self._logged_step, 1)
+        self._logged_step = step
+        row: dict[str, Any] = {
+            "kind": kind,
+            "step": step,
+            "seconds": round(self.progress.seconds, 3),
+            **self.means.take(),
+            "stations": {name: spent / steps for name, spent in self.clock.take().items()},
+        }
+        if kind == "train":
+            row["learning_rate_factor"] = self.learning_rate_factor()
+            row["distinct_passages"] = self.guard.distinct_passages
+            row["distinct_ratio"] = self.guard.distinct_ratio
+        self.run_dir.append_metrics(row)
+        self.reporter.step(row)
+
+    def start_stage(self, name: str, total: int, done: int) -> None:
+        """Announce a stage of ``total`` steps, of which ``done`` are behind us."""
+        self._logged_step = done
+        self.clock.take()
+        self.means.take()
+        self.reporter.stage(name, total)
+        self.reporter.advance(done)
+
+    def rebuild_if_due(self) -> None:
+        """Embed the knowledge base again with the present passage encoder, and swap the index."""
+        if self.rebuilds.due(self.progress.step) and self.parts.retrievers.passages.is_trainable:
+            self.rebuild()
+
+    def rebuild(self) -> None:
+        """Make the next index generation; the old one stays until the new one is saved."""
+        before = self.parts.prior_index
+        generation = self.progress.generation + 1
+        self.parts.prior_index = self._new_index("passages", generation)
+        self.parts.posterior_index = (
+            self._new_index("posterior_passages", generation)
+            if self.parts.retrievers.has_separate_passages
+            else self.parts.prior_index
+        )
+        self.progress.generation = generation
+        drift = before.drift(self.parts.prior_index)
+        self.event(f"index rebuilt: generation {generation}, mean drift of a vector {drift:.4f}")
+
+    def _new_index(self, part: PartName, generation: int) -> FlatIndex:
+        index = make_index(
+            self.config, self.parts.retrievers, self.parts.dataset, part, generation=generation
+        )
+        save_index(self.run_dir, part, index, self.parts)
+        return index
+
+    def evaluate_if_due(self) -> None:
+        """Score retrieval on the dev split, and check the likelihood's evidence, where due."""
+        step, settings = self.progress.step, self.config.train
+        if settings.eval_steps and step % settings.eval_steps == 0 and step < settings.max_steps:
+            result = evaluate_parts(
+                self.parts, self.config, self.config.eval.split, generation=False
+            ).to_json()
+            self.run_dir.append_metrics(
+                {"kind": "eval", "step": step, "split": self.config.eval.split, **result}
+            )
+            self.reporter.evaluated(step, result)
+        every = self.config.guards.evidence_every
+        if every and step % every == 0 and step < settings.max_steps:
+            self.check_evidence()
+
+    def check_evidence(self) -> None:
+        """Does the likelihood of the true response single out passages? Warns, or stops if strict."""
+        found = check_evidence(self.parts, self.config, self.windows)
+        if found is None:
+            return
+        row = {"kind": "evidence", "step": self.progress.step, **found.as_dict()}
+        self.run_dir.append_metrics(row)
+        if found.verdict == "evidence":
+            self.event(found.advice)
+            return
+        self.event(found.advice, "warning")
+        if self.config.guards.strict:
+            self.save()
+            raise GuardError(f"step {self.progress.step}: {found.advice}")
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint where one is due."""
+        every = self.config.train.save_steps
+        if every and self.progress.step % every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint now."""
+        save_state(
+            self.run_dir,
+            self.progress,
+            self.parts,
+            self.optimizer,
+            self.chains,
+            self.guard,
+            keep=self.config.train.keep_checkpoints,
+        )
+
+    def event(self, text: str, level: Level = "info") -> None:
+        """Tell the log and whoever is watching."""
+        self.run_dir.log_event(text if level == "info" else f"{level}: {text}")
+        self.reporter.event(text, level)
+
+
+def save_index(run_dir: RunDir, part: PartName, index: FlatIndex, parts: Parts) -> None:
+    """Keep a generation in the run folder, for resuming and serving."""
+    index.save(
+        index_folder(run_dir, part, index.generation), parts.dataset.kb, {"run": run_dir.path.name}
+    )
