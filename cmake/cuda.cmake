@@ -1,0 +1,52 @@
+# JSARAG_CUDA=AUTO|ON|OFF. AUTO builds the CUDA kernels only where both nvcc and a device exist; ON
+# forces them (a wheel for other machines); OFF leaves them out. Sets JSARAG_USE_CUDA,
+# JSARAG_CUDA_SOURCES, JSARAG_CUDA_ARCH_NAMES.
+set(JSARAG_CUDA "AUTO" CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
+set_property(CACHE JSARAG_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(JSARAG_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING "Architectures of the CUDA kernels")
+
+set(JSARAG_USE_CUDA FALSE)
+set(JSARAG_CUDA_SOURCES "")
+if(JSARAG_CUDA STREQUAL "ON")
+  set(JSARAG_USE_CUDA TRUE)
+elseif(JSARAG_CUDA STREQUAL "AUTO")
+  find_program(JSARAG_NVCC nvcc HINTS ENV CUDACXX PATHS /usr/local/cuda/bin)
+  if(JSARAG_NVCC AND (EXISTS "/dev/nvidiactl" OR EXISTS "/dev/nvidia0"))
+    set(JSARAG_USE_CUDA TRUE)
+  endif()
+elseif(NOT JSARAG_CUDA STREQUAL "OFF")
+  message(FATAL_ERROR "JSARAG_CUDA: expected AUTO, ON or OFF, found '${JSARAG_CUDA}'")
+endif()
+
+if(JSARAG_USE_CUDA)
+  set(CMAKE_CUDA_ARCHITECTURES ${JSARAG_CUDA_ARCHITECTURES})
+  # Static: the module must import on a machine without a driver or a toolkit.
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 17)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  file(GLOB JSARAG_CUDA_SOURCES CONFIGURE_DEPENDS csrc/cuda/*.cu)
+endif()
+string(REPLACE "-real" "" JSARAG_CUDA_ARCH_NAMES "${JSARAG_CUDA_ARCHITECTURES}")
+string(REPLACE ";" "," JSARAG_CUDA_ARCH_NAMES "${JSARAG_CUDA_ARCH_NAMES}")
+message(STATUS "jsarag: CUDA kernels ${JSARAG_USE_CUDA} (JSARAG_CUDA=${JSARAG_CUDA})")
+
+# Options, headers and definitions of the CUDA part of a target.
+function(jsarag_add_cuda target)
+  target_compile_definitions(${target} PRIVATE
+                             JSARAG_CUDA_ARCHITECTURES="${JSARAG_CUDA_ARCH_NAMES}")
+  target_compile_options(${target} PRIVATE
+                         $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -lineinfo>)
+  # CUTLASS comes as the package nvidia-cutlass: headers only.
+  execute_process(
+    COMMAND "${Python_EXECUTABLE}" -c
+            "import importlib.util as u; s = u.find_spec('cutlass_library'); print(s.submodule_search_locations[0] if s else '')"
+    OUTPUT_VARIABLE library OUTPUT_STRIP_TRAILING_WHITESPACE)
+  set(cutlass "${library}/source/include")
+  if(library AND EXISTS "${cutlass}")
+    target_include_directories(${target} SYSTEM PRIVATE "${cutlass}" "${library}/source/tools/util/include")
+    target_compile_definitions(${target} PRIVATE JSARAG_WITH_CUTLASS=1)
+  else()
+    message(STATUS "jsarag: no CUTLASS headers (pip install nvidia-cutlass)")
+  endif()
+endfunction()
