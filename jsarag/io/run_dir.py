@@ -161,10 +161,19 @@ class RunDir:
             lines.pop()
         return [json.loads(line) for line in lines if line.strip()]
 
-    def rewind_metrics(self, step: int) -> int:
-        """Drop rows after ``step``, which a run resumed there will write again; returns how many."""
+    def rewind_metrics(self, **reached: int) -> int:
+        """Drop the rows that a resumed run will write again; returns how many.
+
+        Args:
+            reached: counter of a row -> how far the checkpoint had come (``step=40``); a row goes
+                where any of its counters is beyond that.
+        """
         rows = self.read_metrics()
-        kept = [row for row in rows if row.get("step", 0) <= step]
+        kept = [
+            row
+            for row in rows
+            if all(row.get(counter, 0) <= limit for counter, limit in reached.items())
+        ]
         if self.metrics_path.exists():
             write_jsonl(self.metrics_path, kept)
         return len(rows) - len(kept)

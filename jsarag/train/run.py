@@ -191,7 +191,7 @@ def _make_run(
     progress = Progress()
     if checkpoint is not None:
         progress = load_state(checkpoint, optimizer, chains, guard)
-        run_dir.rewind_metrics(progress.total)
+        run_dir.rewind_metrics(step=progress.total, warmup_step=progress.warmup_step)
     run = TrainingRun(
         config=config,
         parts=parts,

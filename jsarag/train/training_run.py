@@ -148,12 +148,18 @@ class TrainingRun:
             self.stop.raise_stop()
 
     def log_row(self, kind: str, step: int) -> None:
-        """Write the means since the last row, and where the time went."""
+        """Write the means since the last row, and where the time went.
+
+        Args:
+            kind: 'warmup', 'train' or 'concat'.
+            step: completed steps of that stage.
+        """
         steps = max(step - self._logged_step, 1)
         self._logged_step = step
         row: dict[str, Any] = {
             "kind": kind,
-            "step": step,
+            "step": self.progress.total,
+            f"{kind}_step": step,
             "seconds": round(self.progress.seconds, 3),
             **self.means.take(),
             "stations": {name: spent / steps for name, spent in self.clock.take().items()},

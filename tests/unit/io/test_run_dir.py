@@ -97,7 +97,7 @@ def test_metrics_are_on_file_at_once_and_rewind(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         run.append_metrics({"step": step, "loss": step / 2})
         assert len(run.metrics_path.read_text().splitlines()) == step
-    assert run.rewind_metrics(2) == 1
+    assert run.rewind_metrics(step=2) == 1
     assert [row["step"] for row in run.read_metrics()] == [1, 2]
 
 

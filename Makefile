@@ -1,0 +1,60 @@
+# Two commands do everything on a fresh Linux machine with Python 3.11+ and a C++ compiler:
+#   make demo    set up .venv, then train, evaluate and print the result
+#   make test    set up .venv, then run the tests (under 15 minutes on two cores)
+.DELETE_ON_ERROR:
+.ONESHELL:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := faiss,serve,lora,eval,plots,demo
+# A plain `pip install torch` brings several GB of CUDA libraries; without a GPU they are useless.
+# Where there is one, or with TORCH=..., pip's own choice (or yours) is taken.
+TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo "torch>=2.11" || echo "torch==2.13.0")
+NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-all check build clean help
+help:
+	@sed -n 's/^#   //p' Makefile
+	echo "make test-all  every test, the slow ones included"
+	echo "make check     formatting, types, layers (scripts/check)"
+	echo "make build     compile the kernels again after editing csrc/"
+
+# The environment, and the project in it (editable), again whenever native sources change.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; run make PYTHON=python3.12, say")'
+	echo "Setting up $(VENV) (once; a few minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) "$(TORCH)"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+	@$(PIP) "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.25" ninja
+	echo "Compiling the kernels ..."
+	$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(PIP) --no-build-isolation --editable ".[$(EXTRAS),dev]"
+	touch $@
+
+build: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@$(BIN)/jsarag demo
+
+test: $(VENV)/.tested
+	@$(BIN)/pytest -q -m "not slow and not gpu"
+
+test-all: $(VENV)/.tested
+	@$(BIN)/pytest -q
+
+check: $(VENV)/.tested
+	@scripts/check
+
+clean:
+	rm -rf $(VENV) build
