@@ -107,12 +107,16 @@ class Candidates:
     proposals int64 [B, M] or None: the slot each draw fell on.
     proposal_logp f32 [B, M] or None: the log-density each draw was really drawn from.
     start int64 [B] or None: the slot of the stored chain state, -1 where there is none.
+    slot_logp f32 [B, C] or None: ``proposal_logp`` by slot, defined where a draw or the start lies.
+    retriever or None: the candidates' scores, where drawing already needed them.
     """
 
     rows: Tensor
     proposals: Tensor | None = None
     proposal_logp: Tensor | None = None
     start: Tensor | None = None
+    slot_logp: Tensor | None = None
+    retriever: RetrieverScores | None = None
 
     @property
     def mask(self) -> Tensor:
