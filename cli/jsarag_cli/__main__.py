@@ -1,0 +1,5 @@
+"""``python -m jsarag_cli``."""
+
+from jsarag_cli.main import main
+
+main()

@@ -1,0 +1,88 @@
+"""The benchmark's result as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from jsarag_cli.output import facts, table
+
+if TYPE_CHECKING:
+    from jsarag.train.reporting import Reporter
+
+
+def run_cases(
+    cases: Sequence[str], *, device: str, repetitions: int, peers: bool, reporter: Reporter
+) -> dict[str, Any]:
+    """Run benchmark cases; the JSON of CONVENTIONS' ``bench``.
+
+    Raises:
+        BackendUnavailableError: the benchmarks are not installed with the package.
+    """
+    from jsarag.errors import BackendUnavailableError
+
+    if find_spec("jsarag_bench") is None:
+        raise BackendUnavailableError(
+            "bench: the package jsarag_bench is not installed; run from a checkout "
+            "(`pip install -e .`), the wheel for users leaves the benchmarks out"
+        )
+    from jsarag_bench.run import run
+
+    reporter.stage("benchmark", None)
+    result = run(
+        list(cases) or None,
+        device=device,
+        repetitions=repetitions,
+        peers=peers,
+        progress=reporter.event,
+    )
+    record: dict[str, Any] = result.to_json()
+    return record
+
+
+def show_result(result: Mapping[str, Any], console: Console) -> None:
+    """Machine, then a line per kernel and case."""
+    console.print(facts({key: value for key, value in result["machine"].items() if value}))
+    console.print()
+    made = table(
+        "op", "case", "backend", "median ms", "p20-p80", "best rival", "ratio", "of ceiling",
+        numbers=(3, 4, 5, 6, 7),
+    )
+    for row in result["rows"]:
+        made.add_row(
+            row["op"],
+            row["case"],
+            f"{row['backend']} {row['dtype']}",
+            _ms(row["median_ms"]),
+            f"{_ms(row['p20_ms'])}-{_ms(row['p80_ms'])}",
+            _best_peer(row.get("peers") or {}),
+            _ratio(row.get("ratio_best_peer")),
+            _share(row.get("share_of_ceiling")),
+        )
+    console.print(made)
+    console.print("\nratio: best rival / ours, above 1 is faster than the rival", style="dim")
+
+
+def _best_peer(peers: Mapping[str, float]) -> str:
+    timed = {name: ms for name, ms in peers.items() if ms is not None}
+    if not timed:
+        return "-"
+    name = min(timed, key=timed.__getitem__)
+    return f"{name} {_ms(timed[name])}"
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"[{'green' if value >= 1 else 'red'}]{value:.2f}[/]"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,51 @@
+"""``jsarag eval``: score a run on a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jsarag_cli.output import note, print_json, result_console
+from jsarag_cli.progress import make_reporter, staged
+from jsarag_cli.settings import EVAL_FLAGS, Overrides, with_settings
+
+
+@with_settings(EVAL_FLAGS)
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    split: Annotated[
+        str | None, typer.Option(help="train, dev or test; default: the run's own eval.split.")
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Score the parts as they were before training.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; default: the run's own.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Score a run: retrieval of prior and posterior, and the responses."""
+    from jsarag.runs import open_run
+    from jsarag.train.evaluation import evaluate_run
+
+    with make_reporter(quiet=quiet) as reporter:
+        reporter.stage("open run", None)
+        opened = open_run(
+            run, untrained=untrained, split=split, device=device, overrides=overrides
+        )
+        result = evaluate_run(opened, split, progress=staged(reporter)).to_json()
+    if json:
+        print_json(result)
+        return
+    from jsarag_cli.scores import evaluation_table
+
+    console = result_console()
+    console.print(evaluation_table(result))
+    for text in result["notes"]:
+        note(text)
+    console.print(f"\n{result['signature']}", style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,116 @@
+"""``jsarag index``: build, rebuild, describe and verify an index folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jsarag_cli.output import facts, note, print_json, result_console, size
+from jsarag_cli.progress import make_reporter
+
+app = typer.Typer(help="Build, rebuild, describe and verify an index.", no_args_is_help=True)
+
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")]
+
+
+@app.command()
+def build(
+    kb: Annotated[Path, typer.Option(help="Passages: a JSON Lines file with id, text, title.")],
+    output: Annotated[Path, typer.Option(help="The index folder to write.")],
+    encoder: Annotated[str, typer.Option(help="minilm, a folder, or a hub id.")] = "minilm",
+    dtype: Annotated[str, typer.Option(help="f32, bf16 or f16.")] = "f32",
+    pooling: Annotated[str, typer.Option(help="auto, mean, cls or last.")] = "auto",
+    query_prefix: Annotated[str, typer.Option(help="Before every query, e.g. 'query: '.")] = "",
+    passage_prefix: Annotated[str, typer.Option(help="Before every passage.")] = "",
+    max_passage_tokens: Annotated[int, typer.Option(min=8, help="Tokens read of a passage.")] = 160,
+    max_context_tokens: Annotated[int, typer.Option(min=8, help="Tokens read of a query.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Passages per forward pass.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Embed a knowledge base and write an index folder."""
+    from jsarag_cli.indexing import EncoderChoice, build_folder
+
+    choice = EncoderChoice(
+        encoder, pooling, query_prefix, passage_prefix, max_context_tokens, max_passage_tokens
+    )
+    with make_reporter(quiet=quiet) as reporter:
+        build_folder(
+            kb, choice, output, dtype=dtype, batch_size=batch_size, device=device, reporter=reporter
+        )
+    info(output, json=json)
+
+
+@app.command()
+def rebuild(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Write it here instead of into the run.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; default: a run's own.")
+    ] = None,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Embed a run's knowledge base anew with its last checkpoint."""
+    from jsarag_cli.indexing import rebuild_run
+
+    with make_reporter(quiet=quiet) as reporter:
+        folder = rebuild_run(run, output=output, device=device, reporter=reporter)
+    info(folder, json=json)
+
+
+@app.command()
+def info(folder: _Folder, json: _Json = False) -> None:
+    """What an index folder holds, and of which encoder."""
+    from jsarag_cli.indexing import describe
+
+    record = describe(folder)
+    if json:
+        print_json(record)
+        return
+    encoder = record["encoder"]
+    rows = {
+        "index": folder,
+        "passages": f"{record['count']:,}",
+        "vectors": f"{record['width']} numbers, {record['dtype']}, generation {record['generation']}",
+        "on disk": f"{size(record['bytes'])} in {record['files']} files",
+        "encoder": encoder.get("model", "unknown"),
+        "pooling": f"{encoder.get('pooling')}, {'' if encoder.get('normalise') else 'not '}normalised",
+        "prefixes": f"query {encoder.get('query_prefix', '')!r}, "
+        f"passage {encoder.get('passage_prefix', '')!r}",
+        "reads": f"{encoder.get('max_passage_tokens')} tokens of a passage, "
+        f"{encoder.get('max_query_tokens')} of a query",
+        "weights": str(encoder.get("weights_digest", ""))[:16],
+        "made": f"{record['created']} by jsarag {record['jsarag']}",
+    }
+    result_console().print(facts(rows))
+
+
+@app.command()
+def verify(
+    folder: _Folder,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte and embed 16 passages again.")
+    ] = False,
+    json: _Json = False,
+) -> None:
+    """Is the folder what its manifest says? Ends with 4 where it is not."""
+    from jsarag_cli.indexing import find_problems
+
+    problems = find_problems(folder, deep=deep)
+    if json:
+        print_json({"index": str(folder), "sound": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            note(problem, level="error")
+        if not problems:
+            result_console().print(f"{folder} is sound" + (", to the last byte" if deep else ""))
+    if problems:
+        raise typer.Exit(4)

@@ -1,0 +1,199 @@
+"""Index folders outside training: made from a file and an encoder, described, checked, opened."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsarag.index.flat import FlatIndex
+    from jsarag.index.manifest import Manifest
+    from jsarag.models.encoder import TextEncoder
+    from jsarag.train.reporting import Reporter
+
+_ENCODER = "encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderChoice:
+    """Everything needed to load the encoder of an index again; kept in its manifest.
+
+    ``name`` is 'minilm', a hub id, or an absolute folder.
+    """
+
+    name: str
+    pooling: str
+    query_prefix: str
+    passage_prefix: str
+    max_query_tokens: int
+    max_passage_tokens: int
+
+    def load(self, device: str) -> TextEncoder:
+        """The encoder, on a device."""
+        from jsarag.assemble import make_device
+        from jsarag.models.encoder import load_encoder
+
+        where = make_device(device)
+        encoder = load_encoder(
+            self.name,
+            pooling=self.pooling,
+            query_prefix=self.query_prefix,
+            passage_prefix=self.passage_prefix,
+            max_query_tokens=self.max_query_tokens,
+            max_passage_tokens=self.max_passage_tokens,
+        )
+        return encoder.to(where)
+
+
+def build_folder(
+    kb_path: Path,
+    choice: EncoderChoice,
+    output: Path,
+    *,
+    dtype: str,
+    batch_size: int,
+    device: str,
+    reporter: Reporter,
+) -> None:
+    """Embed a knowledge base and write the index folder.
+
+    Raises:
+        MemoryForecastError: it would not fit; said before anything is embedded.
+        ConfigError: unknown dtype or encoder. DataError: the passages cannot be read.
+    """
+    from jsarag.config.keys import nearest
+    from jsarag.data.knowledge_base import KnowledgeBase
+    from jsarag.data.rows import ReadStats
+    from jsarag.errors import ConfigError
+    from jsarag.index.memory import available_memory_bytes, forecast_index, require_memory
+    from jsarag.index.rebuild import build_index
+    from jsarag.index.shards import DTYPES
+    from jsarag.models.prompts import passage_text
+
+    if dtype not in DTYPES:
+        guess = nearest(dtype, DTYPES)
+        advice = f"; did you mean '{guess}'?" if guess else ""
+        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got '{dtype}'{advice}")
+    reporter.stage("read passages", None)
+    stats = ReadStats()
+    kb = KnowledgeBase.read(kb_path, stats=stats)
+    for text in stats.notes(kb_path.name):
+        reporter.event(text)
+    reporter.stage("load encoder", None)
+    encoder = choice.load(device)
+    forecast = forecast_index(len(kb), encoder.width, dtype)
+    require_memory(forecast, available_memory_bytes())
+    reporter.stage("embed passages", len(kb))
+    index = build_index(
+        encoder,
+        kb,
+        passage_text=passage_text,
+        dtype=dtype,
+        batch_size=batch_size,
+        progress=lambda done, _: reporter.advance(done),
+    )
+    for line in encoder.truncation.summary().splitlines():
+        reporter.event(line)
+    named = Path(choice.name).expanduser()
+    kept = {**asdict(choice), "name": str(named.resolve()) if named.is_dir() else choice.name}
+    index.save(output, kb, {_ENCODER: kept, "name": kb_path.stem})
+
+
+def rebuild_run(
+    run: Path, *, output: Path | None, device: str | None, reporter: Reporter
+) -> Path:
+    """Embed a run's knowledge base with its last checkpoint's passage encoder; returns the folder.
+
+    Without ``output`` the run's own folder of the current generation is replaced.
+    """
+    from jsarag.assemble import make_index
+    from jsarag.runs import index_folder, open_run
+
+    reporter.stage("open run", None)
+    opened = open_run(run, device=device)
+    parts = opened.parts
+    generation = parts.prior_index.generation
+    reporter.stage("embed passages", len(parts.dataset.kb))
+    index = make_index(
+        opened.config,
+        parts.retrievers,
+        parts.dataset,
+        generation=generation,
+        progress=lambda done, _: reporter.advance(done),
+    )
+    folder = output or index_folder(opened.run_dir, "passages", generation)
+    index.save(folder, parts.dataset.kb, {"run": opened.run_dir.path.name})
+    return folder
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """An index folder's manifest and size, as JSON types."""
+    from jsarag.index.manifest import Manifest
+
+    manifest = Manifest.read(folder)
+    records = [*(shard.record for shard in manifest.shards), *manifest.files.values()]
+    return {
+        "count": manifest.count,
+        "width": manifest.width,
+        "dtype": manifest.dtype,
+        "generation": manifest.generation,
+        "created": manifest.created,
+        "jsarag": manifest.version,
+        "bytes": sum(record.bytes for record in records),
+        "files": len(records),
+        "encoder": dict(manifest.encoder),
+        "extra": dict(manifest.extra),
+    }
+
+
+def find_problems(folder: Path, *, deep: bool) -> list[str]:
+    """What is wrong with an index folder; ``deep`` reads it all and embeds a sample again."""
+    from jsarag.index.manifest import Manifest
+    from jsarag.index.verify import verify
+
+    problems = verify(folder, deep)
+    if problems or not deep:
+        return problems
+    choice = encoder_choice(Manifest.read(folder))
+    if choice is None:
+        return []
+    from jsarag.models.prompts import passage_text
+
+    encoder = choice.load("cpu")
+    return verify(
+        folder,
+        False,
+        embed=lambda passages: encoder.embed([passage_text(one) for one in passages], "passage"),
+    )
+
+
+def encoder_choice(manifest: Manifest) -> EncoderChoice | None:
+    """How to load the encoder of an index that ``jsarag index build`` made; None for a run's."""
+    kept = manifest.extra.get(_ENCODER)
+    return EncoderChoice(**kept) if isinstance(kept, dict) else None
+
+
+def open_folder(folder: Path, device: str) -> tuple[FlatIndex, TextEncoder, str]:
+    """An index folder of ``jsarag index build``: index, query encoder, name.
+
+    Raises:
+        ConfigError: a run wrote the folder; its prior is the query encoder, so open the run.
+        IndexStaleError: the encoder is no longer the one the index was built with.
+    """
+    from jsarag.errors import ConfigError
+    from jsarag.index.flat import FlatIndex
+    from jsarag.index.interfaces import index_spec
+    from jsarag.index.manifest import Manifest
+
+    manifest = Manifest.read(folder)
+    choice = encoder_choice(manifest)
+    if choice is None:
+        raise ConfigError(
+            f"{folder}: this index belongs to a run, whose prior encodes the queries; give the run "
+            f"folder instead: {folder.resolve().parents[1]}"
+        )
+    encoder = choice.load(device)
+    index = FlatIndex.open(folder, index_spec(encoder))
+    index.embeddings = index.embeddings.to(encoder.device)
+    return index, encoder, str(manifest.extra.get("name") or folder.name)

@@ -1,0 +1,132 @@
+"""The ``jsarag`` command: its verbs, and the edge where errors become exit codes.
+
+Exit codes: 0 fine, 1 our fault, 2 usage or configuration, 3 bad data, 4 environment, 5 does not fit
+in memory, 6 stopped by a guard, 75 saved and pre-empted, 130 Ctrl-C. Verbs parse, make one library
+call and print; nothing heavy is imported before one runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jsarag_cli import ask, bench, data, demo, doctor, evaluate, index, serve_index, train
+from jsarag_cli.output import note
+
+# Options may be spelled with underscores, too.
+_CONTEXT = {
+    "help_option_names": ["--help", "-h"],
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+}
+
+app = typer.Typer(
+    name="jsarag",
+    help="Train retrieval-augmented generation end to end by joint stochastic approximation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings=_CONTEXT,
+)
+
+_START, _RUNS, _SEARCH, _CHECKS = "Start here", "Runs", "Search", "Data and checks"
+app.command("demo", rich_help_panel=_START)(demo.demo)
+app.command("doctor", rich_help_panel=_START)(doctor.doctor)
+app.command("train", rich_help_panel=_RUNS)(train.train)
+app.command("eval", rich_help_panel=_RUNS)(evaluate.evaluate)
+app.command("ask", rich_help_panel=_RUNS)(ask.ask)
+app.add_typer(index.app, name="index", rich_help_panel=_SEARCH)
+app.command("serve-index", rich_help_panel=_SEARCH)(serve_index.serve_index)
+app.add_typer(data.app, name="data", rich_help_panel=_CHECKS)
+app.command("bench", rich_help_panel=_CHECKS)(bench.bench)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from jsarag import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")
+    ] = False,
+) -> None:
+    """Train retrieval-augmented generation end to end by joint stochastic approximation."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The exit code; what went wrong stands on stderr.
+    """
+    from jsarag.errors import JsaragError
+
+    arguments, debug = _without_debug(arguments)
+    try:
+        app(arguments, prog_name="jsarag")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == 130:
+            note("interrupted", level="warning")
+        return code
+    except JsaragError as error:
+        if debug:
+            traceback.print_exc()
+        note(str(error), level="error")
+        return error.exit_code
+    except KeyboardInterrupt:
+        note("interrupted", level="warning")
+        return 130
+    except Exception as error:  # the one place: everything else has been named already
+        _report(error, debug)
+        return 1
+    return 0
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """``--debug`` may stand anywhere before a ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*kept, *arguments[end:]], len(kept) < end
+
+
+def _report(error: Exception, debug: bool) -> None:
+    text = traceback.format_exc()
+    if debug:
+        sys.stderr.write(text)
+        return
+    from jsarag.io.atomic import write_text
+
+    summary = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    with tempfile.NamedTemporaryFile(prefix="jsarag-", suffix=".log", delete=False) as file:
+        path = Path(file.name)
+    write_text(path, text)
+    note(
+        f"{summary}\nThis is a fault of jsarag, not yours. The traceback is in {path}; "
+        "--debug shows it here",
+        level="error",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""``jsarag serve-index``: search a run or an index folder over HTTP."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jsarag_cli.output import note
+
+
+def serve_index(
+    source: Annotated[Path, typer.Argument(metavar="RUN|INDEX", help="A run or index folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer key; else JSARAG_API_KEY, if set.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a public address without a key.")
+    ] = False,
+    k: Annotated[int, typer.Option(min=1, help="Most passages one query may ask for.")] = 1000,
+    name: Annotated[str | None, typer.Option(help="What answers call the index.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; default: a run's own.")
+    ] = None,
+) -> None:
+    """Serve search over HTTP, with a page to try it at /. SIGTERM drains, then ends with 0."""
+    from jsarag.serve.app import Limits, create_app
+    from jsarag.serve.run import serve
+    from jsarag.serve.security import check_bind, read_api_key
+    from jsarag_cli.serving import open_source
+
+    key = read_api_key(os.environ, api_key_file)
+    check_bind(host, key, insecure)  # before minutes of loading
+    opened = open_source(source, device)
+    app = create_app(
+        opened.index,
+        opened.encoder,
+        opened.passages,
+        name or opened.name,
+        api_key=key,
+        limits=Limits(max_k=k),
+    )
+    guarded = "with a key" if key else "without a key"
+    serve(
+        app,
+        host,
+        port,
+        insecure=insecure,
+        on_listening=lambda url: note(f"serving '{name or opened.name}' {guarded} at {url}"),
+    )

@@ -1,0 +1,44 @@
+"""What ``serve-index`` searches: a run's prior and index, or an index folder and its encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsarag.index.interfaces import Encoder
+    from jsarag.serve.engine import Passages, SearchIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Everything a server needs."""
+
+    index: SearchIndex
+    encoder: Encoder
+    passages: Passages
+    name: str
+
+
+def open_source(folder: Path, device: str | None) -> Source:
+    """Open a run folder or an index folder.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    from jsarag.index.manifest import NAME
+    from jsarag.index.store import PassageStore
+    from jsarag.io.run_dir import RunDir
+
+    if (folder / NAME).is_file():
+        from jsarag_cli.indexing import open_folder
+
+        index, encoder, name = open_folder(folder, device or "auto")
+        return Source(index, encoder, PassageStore(folder), name)
+    RunDir(folder).identity()
+    from jsarag.runs import open_run
+
+    opened = open_run(folder, device=device)
+    parts = opened.parts
+    return Source(parts.prior_index, parts.retrievers.prior, parts.dataset.kb, folder.resolve().name)

@@ -1,0 +1,93 @@
+"""``jsarag train``: resolve the settings, train, print the scores before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jsarag_cli.output import print_json, result_console
+from jsarag_cli.progress import make_reporter
+from jsarag_cli.settings import TRAIN_FLAGS, Overrides, with_settings
+
+if TYPE_CHECKING:
+    from jsarag.config.load import Resolved
+    from jsarag.train.run import TrainResult
+
+
+@with_settings(TRAIN_FLAGS)
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.YAML", help="A configuration file.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A recipe's data set, or a folder with kb.jsonl and train.jsonl."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A shipped recipe to start from.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --output-dir, which must exist.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show settings, sources and the memory forecast; stop."),
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the configuration's JSON Schema; stop.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Train retriever and generator together.
+
+    Precedence: default, recipe, file, environment (JSARAG_*), flag.
+    """
+    from jsarag.config.load import json_schema, resolve_run
+
+    if schema:
+        print_json(json_schema())
+        return
+    resolved = resolve_run(dataset=dataset, recipe=recipe, file=config, overrides=overrides)
+    if dry_run:
+        from jsarag_cli.dry_run import show_plan
+
+        show_plan(resolved, as_json=json)
+        return
+    result = run_reported(resolved, resume=resume, quiet=quiet)
+    if json:
+        print_json(result_record(result))
+    else:
+        show_result(result)
+
+
+def run_reported(resolved: Resolved, *, resume: bool = False, quiet: bool = False) -> TrainResult:
+    """Train with this terminal's reporter."""
+    from jsarag.train.run import run_training
+
+    with make_reporter(quiet=quiet) as reporter:
+        return run_training(resolved, resume=resume, reporter=reporter)
+
+
+def result_record(result: TrainResult) -> dict[str, Any]:
+    """A run's result as JSON types."""
+    return {
+        "run_dir": str(result.run_dir),
+        "before": result.before,
+        "after": result.after,
+        "seconds": result.seconds,
+        "steps": result.steps,
+    }
+
+
+def show_result(result: TrainResult) -> None:
+    """Scores before and after, and where the run is."""
+    from jsarag_cli.output import duration
+    from jsarag_cli.scores import comparison_table
+
+    console = result_console()
+    console.print(comparison_table(result.before, result.after))
+    trained = f"{result.steps:,} steps in {duration(result.seconds)}"
+    console.print(f"\n{trained}; the run is in {result.run_dir}", markup=False)
