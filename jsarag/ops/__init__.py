@@ -1,0 +1,12 @@
+"""The numerical phases of a training step; each op exists as reference, CPU and CUDA code.
+
+Public: ``scan``, ``draw``, ``log_partition``, ``mis_chain``, ``passage_logp`` and ``TILE``.
+"""
+
+from jsarag.ops.draw import draw
+from jsarag.ops.log_partition import log_partition
+from jsarag.ops.results import DrawResult, ScanResult
+from jsarag.ops.scan import MAX_K, scan
+from jsarag.ops.tile import TILE
+
+__all__ = ["MAX_K", "TILE", "DrawResult", "ScanResult", "draw", "log_partition", "scan"]
