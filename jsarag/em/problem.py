@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from jsarag.errors import ConfigError, ShapeError
 from jsarag.types import PassageEmbedder, QueryEmbeddings, ResponseScorer, TokenLogp
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Support = Literal["prior", "union", "kb"]
 Estimator = Literal["mis", "mis-cached", "mis-recycled", "snis", "exact"]

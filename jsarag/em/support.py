@@ -31,7 +31,7 @@ def distinct(rows: Tensor) -> Tensor:
 
 
 def slots_of(rows: Tensor, wanted: Tensor) -> Tensor:
-    """The slot of each wanted row, int64 [B, n], in rows [B, C] of :func:`distinct`; -1 if absent."""
+    """The slots [B, n] of wanted rows int64 [B, n] in rows [B, C] of :func:`distinct`, or -1."""
     ordered = rows.masked_fill(rows < 0, _ABSENT)
     found = torch.searchsorted(ordered, wanted.contiguous()).clamp(max=rows.shape[1] - 1)
     present = (rows.gather(1, found) == wanted) & (wanted >= 0)

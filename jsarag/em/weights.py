@@ -27,6 +27,26 @@ def log_joint(prior_logp: Tensor, response_logp: Tensor, evidence_weight: float)
     return prior_logp if evidence_weight == 0 else prior_logp + evidence_weight * response_logp
 
 
+def log_weights(
+    candidates: Candidates,
+    scores: RetrieverScores,
+    response_logp: Tensor,
+    evidence_weight: float = 1.0,
+) -> Tensor:
+    """log W of every slot, equation (3), detached; without draws log p(h|x) p(y|x,h) itself.
+
+    The log q in it is the density the draws were really made from, not the live one.
+
+    Returns:
+        [B, C] in nats, -inf where not scored.
+    """
+    joint = log_joint(scores.prior_logp.detach(), response_logp.detach(), evidence_weight)
+    if candidates.proposals is not None:
+        assert candidates.slot_logp is not None
+        joint = joint - candidates.slot_logp
+    return joint.masked_fill(~scored_slots(candidates), -torch.inf)
+
+
 def estimate(
     estimator: Estimator,
     candidates: Candidates,
@@ -55,17 +75,13 @@ def estimate(
         NumericalError: an example's weights are NaN, +inf or all zero.
     """
     scored = scored_slots(candidates)
-    joint = log_joint(scores.prior_logp.detach(), response_logp.detach(), evidence_weight)
-    joint = joint.masked_fill(~scored, -torch.inf)
+    log_weight = log_weights(candidates, scores, response_logp, evidence_weight)
+    require_evidence(log_weight, scored, example_ids)
     held = None
     if estimator == "exact":
-        require_evidence(joint, scored, example_ids)
-        values = joint.softmax(dim=1)
-        found = _of_enumeration(joint, values, scores)
+        values = log_weight.softmax(dim=1)
+        found = _of_enumeration(log_weight, values, scores)
     else:
-        assert candidates.slot_logp is not None
-        log_weight = (joint - candidates.slot_logp).masked_fill(~scored, -torch.inf)
-        require_evidence(log_weight, scored, example_ids)
         found = _of_draws(candidates, scores, log_weight)
         if estimator == "snis":
             values = self_normalised(candidates, log_weight)

@@ -1,7 +1,7 @@
 """The training objectives, one file each, found by name: ``rag-token`` lives in ``rag_token.py``.
 
-Adding an objective is adding a file with one :class:`~jsarag.em.objectives.base.Objective`. The
-names can be listed without importing torch.
+Adding an objective is adding a file with one :class:`Objective`. Listing the names imports no
+torch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,21 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
+from jsarag.em.objectives.base import Objective, StepLoss, StepScores
+from jsarag.em.problem import EMSettings
 from jsarag.errors import ConfigError
 
 if TYPE_CHECKING:
     from jsarag.em.chains import ChainStore
-    from jsarag.em.objectives.base import Objective
-    from jsarag.em.problem import EMSettings
+
+__all__ = [
+    "Objective",
+    "StepLoss",
+    "StepScores",
+    "make_objective",
+    "objective_class",
+    "objective_names",
+]
 
 
 def objective_names() -> tuple[str, ...]:
@@ -36,8 +45,6 @@ def objective_class(name: str) -> type[Objective]:
         raise ConfigError(
             f"objective.name: expected one of {', '.join(objective_names())}, found {name!r}"
         )
-    from jsarag.em.objectives.base import Objective
-
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     found = [
         value

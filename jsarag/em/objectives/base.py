@@ -9,14 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
-
-from jsarag.em.chains import ChainStore
 from jsarag.em.problem import EMSettings, Problem, Support
 from jsarag.errors import ConfigError
 from jsarag.types import Candidates, RetrieverScores, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from jsarag.em.chains import ChainStore
 
 
 @dataclass(frozen=True, slots=True)
