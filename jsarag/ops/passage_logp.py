@@ -26,8 +26,8 @@ def passage_logp(
     """Log-likelihood of S sequences packed into T tokens, without storing [T, V] logits.
 
     logits = logit_scale * (hidden @ weight.T + bias), then softcap * tanh(logits / softcap) if
-    given; logp[s] = sum over the counted tokens t of sequence s of log_softmax(logits[t])[targets[t]].
-    Differentiable in ``hidden``, ``weight`` and ``bias``.
+    given; logp[s] is the sum of log_softmax(logits[t])[targets[t]] over the counted tokens t of
+    sequence s. Differentiable in ``hidden``, ``weight`` and ``bias``.
 
     Args:
         hidden: [T, H] f32, bf16, f16 or f64, the generator's last hidden states.
