@@ -109,9 +109,7 @@ def make_example(question: str, history: Sequence[str]) -> Example:
         turns = _turns_of(history[0])
     else:
         count = len(history)
-        turns = [
-            Turn(_SPEAKERS[(count - place) % 2], text) for place, text in enumerate(history)
-        ]
+        turns = [Turn(_SPEAKERS[(count - place) % 2], text) for place, text in enumerate(history)]
     speaker = turns[-2].speaker if len(turns) > 1 else _SPEAKERS[0]
     return Example("question", ("",), history=(*turns, Turn(speaker, question)))
 

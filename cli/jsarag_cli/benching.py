@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,7 @@ def run_cases(
             "bench: the package jsarag_bench is not installed; run from a checkout "
             "(`pip install -e .`), the wheel for users leaves the benchmarks out"
         )
-    from jsarag_bench.run import run
-
+    run = import_module("jsarag_bench.run").run
     reporter.stage("benchmark", None)
     result = run(
         list(cases) or None,
@@ -48,7 +48,14 @@ def show_result(result: Mapping[str, Any], console: Console) -> None:
     console.print(facts({key: value for key, value in result["machine"].items() if value}))
     console.print()
     made = table(
-        "op", "case", "backend", "median ms", "p20-p80", "best rival", "ratio", "of ceiling",
+        "op",
+        "case",
+        "backend",
+        "median ms",
+        "p20-p80",
+        "best rival",
+        "ratio",
+        "of ceiling",
         numbers=(3, 4, 5, 6, 7),
     )
     for row in result["rows"]:

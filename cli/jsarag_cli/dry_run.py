@@ -39,4 +39,6 @@ def _coloured(line: str) -> Text:
         return Text(line, style="bold")
     style = "dim" if source == "default" else "cyan"
     name, colon, value = setting.partition(":")
-    return Text.assemble(name, colon, (value, "" if source == "default" else "bold"), (f"  # {source}", style))
+    return Text.assemble(
+        name, colon, (value, "" if source == "default" else "bold"), (f"  # {source}", style)
+    )

@@ -35,9 +35,7 @@ def evaluate(
 
     with make_reporter(quiet=quiet) as reporter:
         reporter.stage("open run", None)
-        opened = open_run(
-            run, untrained=untrained, split=split, device=device, overrides=overrides
-        )
+        opened = open_run(run, untrained=untrained, split=split, device=device, overrides=overrides)
         result = evaluate_run(opened, split, progress=staged(reporter)).to_json()
     if json:
         print_json(result)

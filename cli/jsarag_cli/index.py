@@ -79,10 +79,12 @@ def info(folder: _Folder, json: _Json = False) -> None:
     rows = {
         "index": folder,
         "passages": f"{record['count']:,}",
-        "vectors": f"{record['width']} numbers, {record['dtype']}, generation {record['generation']}",
+        "vectors": f"{record['width']} numbers each, {record['dtype']}",
+        "generation": record["generation"],
         "on disk": f"{size(record['bytes'])} in {record['files']} files",
         "encoder": encoder.get("model", "unknown"),
-        "pooling": f"{encoder.get('pooling')}, {'' if encoder.get('normalise') else 'not '}normalised",
+        "pooling": f"{encoder.get('pooling')}, "
+        f"{'' if encoder.get('normalise') else 'not '}normalised",
         "prefixes": f"query {encoder.get('query_prefix', '')!r}, "
         f"passage {encoder.get('passage_prefix', '')!r}",
         "reads": f"{encoder.get('max_passage_tokens')} tokens of a passage, "

@@ -100,9 +100,7 @@ def build_folder(
     index.save(output, kb, {_ENCODER: kept, "name": kb_path.stem})
 
 
-def rebuild_run(
-    run: Path, *, output: Path | None, device: str | None, reporter: Reporter
-) -> Path:
+def rebuild_run(run: Path, *, output: Path | None, device: str | None, reporter: Reporter) -> Path:
     """Embed a run's knowledge base with its last checkpoint's passage encoder; returns the folder.
 
     Without ``output`` the run's own folder of the current generation is replaced.

@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         note("interrupted", level="warning")
         return 130
-    except Exception as error:  # the one place: everything else has been named already
+    except Exception as error:  # noqa: BLE001 - the one place; all else has been named already
         _report(error, debug)
         return 1
     return 0

@@ -48,7 +48,8 @@ class PlainReporter(AbstractContextManager["PlainReporter"]):
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._every_s, self._clock = every_s, clock
-        self._name, self._total = "", None
+        self._name = ""
+        self._total: int | None = None
         self._began = self._shown_at = clock()
         self._done = 0
 
@@ -140,9 +141,7 @@ class RichReporter(AbstractContextManager["RichReporter"]):
         )
         self._numbers = Text(style="dim")
         self._task: Any = None
-        self._live = Live(
-            get_renderable=self._picture, console=self._console, refresh_per_second=8
-        )
+        self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=8)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -211,7 +210,7 @@ def make_reporter(*, quiet: bool = False) -> PlainReporter | RichReporter:
         quiet: only what ends the run is shown.
     """
     if quiet or os.environ.get("RANK", "0") != "0":
-        return PlainReporter(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        return PlainReporter(open(os.devnull, "w", encoding="utf-8"))
     console = log_console()
     return RichReporter(console) if console.is_terminal else PlainReporter()
 

@@ -41,4 +41,6 @@ def open_source(folder: Path, device: str | None) -> Source:
 
     opened = open_run(folder, device=device)
     parts = opened.parts
-    return Source(parts.prior_index, parts.retrievers.prior, parts.dataset.kb, folder.resolve().name)
+    return Source(
+        parts.prior_index, parts.retrievers.prior, parts.dataset.kb, folder.resolve().name
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from jsarag._version import __version__
@@ -177,11 +178,9 @@ def create_app(
 
 
 def _add_search(app: FastAPI, server: _Server, metrics: ServerMetrics | None) -> None:
-    answers: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (400, 401, 413, 422, 429, 503)
-    }
-
-    @app.post("/v1/search", responses={200: {"model": SearchResponse}, **answers})
+    @app.post(
+        "/v1/search", responses={200: _said("passages", SearchResponse), **_refusals(*_REFUSALS)}
+    )
     async def search(request: SearchRequest) -> JSONResponse:
         """The k best passages for each query."""
         response = await server.search(request)
@@ -189,19 +188,19 @@ def _add_search(app: FastAPI, server: _Server, metrics: ServerMetrics | None) ->
             metrics.queries.inc(len(request.texts))
         return JSONResponse(response)
 
-    @app.get("/info", responses={401: {"model": Problem}})
+    @app.get("/info", responses={200: _said("facts"), **_refusals(401)})
     async def info() -> JSONResponse:
         """What this server searches: index, encoder, limits."""
         return JSONResponse(server.info())
 
 
 def _add_probes(app: FastAPI, server: _Server) -> None:
-    @app.get("/health")
+    @app.get("/health", responses={200: _said("always")})
     async def health() -> JSONResponse:
         """The process is alive; never asks for the key."""
         return JSONResponse({"status": "ok"})
 
-    @app.get("/ready", responses={503: {"model": Problem}})
+    @app.get("/ready", responses={200: _said("it is ready"), **_refusals(503)})
     async def ready() -> JSONResponse:
         """Index and encoder are loaded and a warm-up query was answered."""
         if server.warm:
@@ -227,6 +226,25 @@ def _add_metrics(app: FastAPI, metrics: ServerMetrics) -> None:
 
     known = {"/", "/docs", "/health", "/info", "/metrics", "/openapi.json", "/ready", "/v1/search"}
     app.add_middleware(MeteredApp, metrics=metrics, paths=frozenset(known))
+
+
+_REFUSALS = {
+    400: "the body is no JSON",
+    401: "the key is missing or wrong",
+    413: "too many queries, or one that is too long",
+    422: "a field is missing, unknown or out of range",
+    429: "the queue is full; Retry-After says when to come back",
+    503: "starting, shutting down, or the encoder failed",
+}
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _said(_REFUSALS[status], Problem) for status in statuses}
+
+
+def _said(description: str, model: type[BaseModel] | None = None) -> dict[str, Any]:
+    """An answer's entry in the OpenAPI document."""
+    return {"description": description} | ({} if model is None else {"model": model})
 
 
 def _hits(answer: Answer, with_text: bool) -> list[dict[str, Any]]:

@@ -47,6 +47,8 @@ class Done(Generic[Result]):
 class _Job(Generic[Item, Result]):
     item: Item
     future: asyncio.Future[Done[Result]]
+    # All jobs of the same submission, this one included.
+    submission: list[_Job[Item, Result]] = field(default_factory=list, repr=False)
     queued_at: float = field(default_factory=time.perf_counter)
 
 
@@ -99,15 +101,18 @@ class MicroBatcher(Generic[Item, Result]):
             batches = math.ceil((self.waiting + 1) / self._max_batch)
             raise OverloadedError(self.waiting, max(1, math.ceil(batches * self._last_batch_s)))
         loop = asyncio.get_running_loop()
-        jobs = [_Job[Item, Result](item, loop.create_future()) for item in items]
+        jobs: list[_Job[Item, Result]] = []
+        jobs.extend(_Job(item, loop.create_future(), jobs) for item in items)
         self._queue.extend(jobs)
         self._wake.set()
         try:
             return list(await asyncio.gather(*(job.future for job in jobs)))
-        finally:
-            # The client left or a batch failed: the rest of the request is not worth computing.
+        except asyncio.CancelledError:
+            # Whoever asked has left: what waits is not worth computing, and its room is free.
             for job in jobs:
                 job.future.cancel()
+            self._queue = deque(job for job in self._queue if not job.future.done())
+            raise
 
     async def close(self) -> None:
         """Refuse new items, finish those that wait, and stop the worker."""
@@ -145,10 +150,15 @@ class MicroBatcher(Generic[Item, Result]):
         self._last_batch_s = time.perf_counter() - started
         error = running.exception()
         if error is not None:
-            for job in batch:
-                if not job.future.done():
-                    job.future.set_exception(error)
+            self._fail(batch, error)
             return
         for job, result in zip(batch, running.result(), strict=True):
             if not job.future.done():
                 job.future.set_result(Done(result, started - job.queued_at))
+
+    def _fail(self, batch: list[_Job[Item, Result]], error: BaseException) -> None:
+        """Fail every submission with an item in the batch; the rest of each is not computed."""
+        for job in (sibling for member in batch for sibling in member.submission):
+            if not job.future.done():
+                job.future.set_exception(error)
+        self._queue = deque(job for job in self._queue if not job.future.done())

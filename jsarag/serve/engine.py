@@ -102,7 +102,9 @@ class SearchEngine:
         texts = [query.text for query in queries]
         embeddings = self.encoder.embed(texts, "query", len(texts))
         if not bool(embeddings.isfinite().all()):
-            raise NumericalError("serve: the query encoder returned NaN or infinity; check its weights")
+            raise NumericalError(
+                "serve: the query encoder returned NaN or infinity; check its weights"
+            )
         encoded = time.perf_counter()
         found = self.index.search(embeddings, max(query.k for query in queries))
         ids, scores = found.ids.tolist(), found.scores.tolist()

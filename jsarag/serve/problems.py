@@ -1,4 +1,4 @@
-"""Every failure as ``{"error", "error_type"}`` with the right status; nothing of the input echoed."""
+"""Every failure as ``{"error", "error_type"}`` with its status; nothing of the input is echoed."""
 
 from __future__ import annotations
 

@@ -65,11 +65,13 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address is unknown, forbidden or taken.
     """
+    if not 0 <= port <= 65_535:  # the resolver would take it modulo 65536
+        raise ConfigError(f"--port {port}: expected 0 to 65535, where 0 picks a free one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: {error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const KEY = "jsarag-api-key";
 let latest = 0;
-let afterKey = null;
+let searchAgain = false;  // a search was refused for want of the key
 
 function element(tag, classes, text) {
   const made = document.createElement(tag);
@@ -31,8 +31,7 @@ function showProblem(title, detail) {
   box.hidden = false;
 }
 
-function askForKey(retry) {
-  afterKey = retry;
+function askForKey() {
   const wrong = storedKey() !== "";
   $("key-form").hidden = false;
   if (wrong) showProblem("The server refused this key.", "Check it and try again.");
@@ -63,7 +62,7 @@ function fact(value, unit) {
 async function loadInfo() {
   try {
     const { response, body } = await call("info");
-    if (response.status === 401) { state("needs its key", "wait"); askForKey(loadInfo); return; }
+    if (response.status === 401) { state("needs its key", "wait"); askForKey(); return; }
     if (!response.ok || !body) { explain(response, body); return; }
     $("k").max = Math.max(1, Math.min(body.limits.max_k, body.count));
     $("query").maxLength = body.limits.max_query_chars;
@@ -106,7 +105,7 @@ function bar(share) {  // an attribute, because the policy forbids inline styles
 
 function words(query) {
   const found = query.toLowerCase().match(/[\p{L}\p{N}]+/gu) || [];
-  return new Set(found.filter((word) => word.length > 2));
+  return new Set(found.filter((word) => word.length > 3));
 }
 
 function marked(node, text, wanted) {
@@ -171,7 +170,7 @@ async function search() {
       headers: { "Content-Type": "application/json" },
     });
     if (number !== latest) return;  // a newer search is on its way
-    if (response.status === 401) { askForKey(search); return; }
+    if (response.status === 401) { searchAgain = true; askForKey(); return; }
     if (!response.ok || !body) {
       $("hits").replaceChildren();
       $("status").replaceChildren();
@@ -231,8 +230,9 @@ $("key-form").addEventListener("submit", (event) => {
   $("key-form").hidden = true;
   $("problem").hidden = true;
   $("query").focus();
-  const retry = afterKey;
-  loadInfo().then(() => { if (retry === search) search(); });
+  loadInfo();
+  if (searchAgain) search();
+  searchAgain = false;
 });
 window.addEventListener("popstate", fromAddress);
 loadInfo();
