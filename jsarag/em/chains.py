@@ -73,7 +73,7 @@ class ChainStore:
                 f"chains: {len(ends)} ids of {len(text)} bytes do not fit {len(rows)} rows; resume "
                 "from another checkpoint"
             )
-        starts = [0, *ends[:-1]]
+        starts = [0, *ends][: len(ends)]
         ids = [
             bytes(text[start:end]).decode("utf-8", "surrogatepass")
             for start, end in zip(starts, ends, strict=True)
