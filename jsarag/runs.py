@@ -41,15 +41,25 @@ def index_folder(run_dir: RunDir, part: PartName, generation: int) -> Path:
     return folder if part == "passages" else folder.with_name(f"posterior-{folder.name}")
 
 
-def saved_index(run_dir: RunDir, generation: int) -> OpenIndex:
-    """Opens a run's index of a generation, where it exists and belongs to the weights at hand."""
+def saved_index(run_dir: RunDir, generation: int, *, may_lag: bool = False) -> OpenIndex:
+    """Opens a run's index of a generation, where it exists and belongs to the models at hand.
+
+    Args:
+        run_dir: the run.
+        generation: of the index.
+        may_lag: accept vectors that an earlier state of the same passage encoder made, as they are
+            between two rebuilds; a run that is continued must find exactly those.
+    """
 
     def find(part: PartName, retrievers: RetrieverParts, dataset: Dataset) -> FlatIndex | None:
         folder = index_folder(run_dir, part, generation)
         if not folder.is_dir():
             return None
+        expected = index_spec(retrievers.parts()[part], dataset.kb.digest)
+        if may_lag:
+            expected.pop("weights_digest")
         try:
-            return FlatIndex.open(folder, index_spec(retrievers.parts()[part], dataset.kb.digest))
+            return FlatIndex.open(folder, expected)
         except IndexStaleError:
             return None
 

@@ -125,6 +125,7 @@ def make_problem(parts: Parts, batch: Batch, windows: Windows, *, posterior: boo
         ),
         exclude=excluded_rows(parts.dataset.kb, batch.examples, parts.device),
         passages_trained=trained,
+        generator_trained=parts.generator.is_trainable,
     )
 
 

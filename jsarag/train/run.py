@@ -117,7 +117,7 @@ def run_training(
         config,
         splits=(config.eval.split,),
         checkpoint=checkpoint,
-        open_index=saved_index(run_dir, generation),
+        open_index=saved_index(run_dir, generation, may_lag=True),
         progress=lambda done, total: reporter.advance(done),
     )
     for note in (*resolved.notes, *parts.dataset.notes):

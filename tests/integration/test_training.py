@@ -1,0 +1,242 @@
+"""Training end to end on the toy world: it learns, repeats, resumes, rebuilds, and stops itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jsarag.errors import CheckpointError, ConfigError, GuardError, NumericalError, PreemptedError
+from jsarag.io.checkpoint import load_checkpoint
+from jsarag.io.run_dir import RunDir
+from jsarag.runs import open_run
+from jsarag.train.evaluation import evaluate_run
+from jsarag.train.reporting import SilentReporter
+from jsarag.train.run import TrainResult
+
+Train = Callable[..., TrainResult]
+JSA = ("mis", "mis-cached", "mis-recycled", "snis", "exact")
+
+
+def recall(result: Mapping[str, Any], part: str = "prior") -> float:
+    return float(result["retrieval"][part]["R@1"])
+
+
+def weights(run_dir: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, by module and name."""
+    checkpoint = load_checkpoint(RunDir(run_dir), step)
+    found = {f"{m}.{n}": t for m, named in checkpoint.modules.items() for n, t in named.items()}
+    return found | {f"optimizer.{name}": t for name, t in checkpoint.optimizer.items()}
+
+
+def rows(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for row in RunDir(run_dir).read_metrics() if row["kind"] == kind]
+
+
+@pytest.mark.parametrize("estimator", JSA)
+def test_a_planted_passage_is_found(train_toy: Train, estimator: str) -> None:
+    """Without labels the prior learns which note an alias means, on questions not trained on."""
+    result = train_toy("run", {"objective.estimator": estimator, "train.max_steps": 80})
+    assert recall(result.before) <= 0.15
+    assert recall(result.after) >= 0.45
+
+
+@pytest.mark.parametrize("support", ["prior", "union", "kb"])
+def test_every_support_trains(train_toy: Train, support: str) -> None:
+    result = train_toy("run", {"objective.support": support, "train.max_steps": 80})
+    assert recall(result.after) >= recall(result.before) + 0.3
+
+
+def test_rag_learns_too(train_toy: Train) -> None:
+    settings = {"objective.name": "rag", "objective.support": "prior", "objective.k": 16}
+    result = train_toy("run", {**settings, "train.max_steps": 80})
+    assert recall(result.after) >= recall(result.before) + 0.3
+
+
+def test_without_evidence_nothing_is_learned(train_toy: Train) -> None:
+    """The control: the same run with the likelihood left out of the weights."""
+    result = train_toy("run", {"objective.evidence_weight": 0, "train.max_steps": 80})
+    assert recall(result.after) <= recall(result.before) + 0.1
+
+
+def test_the_same_seed_gives_the_same_run(train_toy: Train) -> None:
+    first, second = train_toy("a", {"train.max_steps": 5}), train_toy("b", {"train.max_steps": 5})
+    one, two = weights(first.run_dir), weights(second.run_dir)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    losses = [[row["loss"] for row in rows(run.run_dir, "train")] for run in (first, second)]
+    assert losses[0] == losses[1]
+
+
+class StopAfter(SilentReporter):
+    """Sends the process a signal when a step of a kind is done."""
+
+    def __init__(self, kind: str, step: int, number: int) -> None:
+        self.kind, self.at, self.number = kind, step, number
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        if record["kind"] == self.kind and record[f"{self.kind}_step"] == self.at:
+            signal.raise_signal(self.number)
+
+
+TRAINED_PASSAGES = {
+    "train.freeze": "none",
+    "index.rebuild_every": "0-:3",
+    "objective.estimator": "mis-cached",
+    "objective.support": "kb",
+    "train.max_steps": 8,
+}
+STAGES = {
+    "generator.model": "copy",
+    "generator.max_response_tokens": 12,
+    "generator.layers": 1,
+    "train.generator_warmup_steps": 4,
+    "train.concat_steps": 3,
+    "train.max_steps": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop"),
+    [
+        ({"train.max_steps": 8}, ("train", 3)),
+        (TRAINED_PASSAGES, ("train", 4)),
+        (TRAINED_PASSAGES, ("train", 3)),
+        (STAGES, ("warmup", 2)),
+        (STAGES, ("train", 2)),
+        (STAGES, ("concat", 1)),
+    ],
+)
+def test_a_stopped_run_resumes_bit_for_bit(
+    train_toy: Train, settings: dict[str, Any], stop: tuple[str, int]
+) -> None:
+    """Weights, optimizer, chains, data order, draws and index generation: all as if never stopped."""
+    whole = train_toy("whole", settings)
+    with pytest.raises(PreemptedError):
+        train_toy("cut", settings, reporter=StopAfter(*stop, signal.SIGTERM))
+    resumed = train_toy("cut", settings, resume=True)
+    expected, found = weights(whole.run_dir), weights(resumed.run_dir)
+    assert expected.keys() == found.keys()
+    different = [name for name in expected if not torch.equal(expected[name], found[name])]
+    assert different == []
+    for kind in ("warmup", "train", "concat"):
+        curves = [
+            [(row[f"{kind}_step"], row["loss"]) for row in rows(run.run_dir, kind)]
+            for run in (whole, resumed)
+        ]
+        assert curves[0] == curves[1]
+    assert recall(whole.after) == recall(resumed.after)
+    assert whole.before == resumed.before
+
+
+def test_ctrl_c_saves(train_toy: Train) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_toy("run", {}, reporter=StopAfter("train", 2, signal.SIGINT))
+    result = train_toy("run", {})
+    assert result.steps == 30
+
+
+def test_a_finished_run_can_be_lengthened(train_toy: Train) -> None:
+    train_toy("run", {"train.max_steps": 3, "train.schedule": "constant"})
+    longer = train_toy("run", {"train.max_steps": 6, "train.schedule": "constant"}, resume=True)
+    whole = train_toy("whole", {"train.max_steps": 6, "train.schedule": "constant"})
+    one, two = weights(longer.run_dir), weights(whole.run_dir)
+    assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_other_settings_do_not_enter_a_runs_folder(train_toy: Train) -> None:
+    train_toy("run", {"train.max_steps": 1})
+    with pytest.raises(CheckpointError, match=r"objective\.k"):
+        train_toy("run", {"train.max_steps": 1, "objective.k": 3})
+
+
+def test_nothing_to_resume_is_an_error(train_toy: Train) -> None:
+    with pytest.raises(CheckpointError, match="--resume"):
+        train_toy("run", {}, resume=True)
+
+
+def test_a_rebuild_changes_what_is_retrieved(train_toy: Train) -> None:
+    result = train_toy("run", {**TRAINED_PASSAGES, "train.max_steps": 6})
+    before = open_run(result.run_dir, untrained=True).parts.prior_index
+    run = open_run(result.run_dir)
+    # Two rebuilds on schedule, and one at the end so that index and encoder agree.
+    assert run.parts.prior_index.generation == 3
+    assert before.drift(run.parts.prior_index) > 1e-3
+    assert evaluate_run(run).to_json()["retrieval"] == result.after["retrieval"]
+
+
+def test_separate_passage_encoders_have_separate_indexes(train_toy: Train) -> None:
+    settings = {**TRAINED_PASSAGES, "retriever.passage_encoder": "separate"}
+    result = train_toy("run", settings)
+    parts = open_run(result.run_dir).parts
+    assert parts.prior_index.drift(parts.posterior_index) > 1e-4
+    assert recall(result.after, "posterior") >= 0.0
+
+
+def test_untrained_is_what_was_there_before(train_toy: Train) -> None:
+    result = train_toy("run", {"train.max_steps": 10})
+    evaluation = evaluate_run(open_run(result.run_dir, untrained=True)).to_json()
+    assert evaluation["retrieval"] == result.before["retrieval"]
+    trained = evaluate_run(open_run(result.run_dir)).to_json()
+    assert trained["retrieval"] == result.after["retrieval"]
+
+
+def test_frozen_parts_do_not_move(train_toy: Train) -> None:
+    result = train_toy("run", {"train.freeze": "passages,posterior", "train.max_steps": 3})
+    before = open_run(result.run_dir, untrained=True).parts.retrievers.checkpoint_states()
+    after = open_run(result.run_dir).parts.retrievers.checkpoint_states()
+
+    def moved(part: str) -> bool:
+        return any(not torch.equal(before[part][n], after[part][n]) for n in before[part])
+
+    assert [moved(part) for part in ("prior", "posterior", "passages")] == [True, False, False]
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_state(train_toy: Train) -> None:
+    with pytest.raises(NumericalError, match="NaN|not finite"):
+        train_toy("run", {"train.learning_rate": 1e30, "train.schedule": "constant"})
+
+
+def test_collapse_stops_the_run(train_toy: Train) -> None:
+    settings = {"guards.collapse_window": 2, "guards.min_distinct_ratio": 1.0}
+    with pytest.raises(GuardError, match="collapsed"):
+        train_toy("run", settings)
+
+
+def test_max_seconds_ends_training(train_toy: Train) -> None:
+    result = train_toy("run", {"train.max_steps": 100_000, "train.max_seconds": 1.0})
+    assert 0 < result.steps < 100_000
+    assert result.seconds < 20
+
+
+def test_every_station_is_timed(train_toy: Train) -> None:
+    result = train_toy("run", {"train.max_steps": 2})
+    stations = rows(result.run_dir, "train")[0]["stations"]
+    expected = {"batch", "encode", "candidates", "score", "weights", "loss", "backward", "optimizer"}
+    assert expected <= set(stations)
+    assert all(seconds >= 0 for seconds in stations.values())
+
+
+def test_a_run_leaves_what_it_promises(train_toy: Train) -> None:
+    result = train_toy("run", {"train.max_steps": 2})
+    expected = (
+        "config.resolved.yaml env.json metrics.jsonl events.log report.html checkpoints/last "
+        "checkpoints/step-2/COMPLETE checkpoints/step-2/prior.safetensors "
+        "checkpoints/step-2/posterior.safetensors checkpoints/step-2/generator.safetensors "
+        "checkpoints/step-2/optimizer.safetensors checkpoints/step-2/state.json "
+        "index/gen-0/manifest.json eval/dev/metrics.json eval/dev/predictions.jsonl "
+        "eval/dev-before/metrics.json"
+    ).split()
+    assert [name for name in expected if not (result.run_dir / name).exists()] == []
+    stored = json.loads((result.run_dir / "eval/dev/metrics.json").read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(result.after))
+
+
+def test_contradicting_settings_are_refused_before_any_work(train_toy: Train) -> None:
+    with pytest.raises(ConfigError, match="rebuild_every"):
+        train_toy("run", {"index.rebuild_every": "0-:3"})
