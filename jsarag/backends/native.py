@@ -11,6 +11,9 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 MISSING = ""
 _module: ModuleType | None = None
 try:
@@ -51,3 +54,105 @@ def cuda_architectures() -> list[str]:
 def cuda_device() -> str | None:
     """Name of the CUDA device, None where there is none or no CUDA kernels."""
     return (_module.cuda_device_name() or None) if _module is not None else None
+
+
+def mis_chain_cpu(
+    log_weight: Tensor, start_log_weight: Tensor | None, uniforms: Tensor, threads: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``mis_chain`` for f32 weights: state, accepted, visits, recycled."""
+    batch, steps = log_weight.shape
+    log_weight, uniforms = log_weight.contiguous(), uniforms.contiguous()
+    start = None if start_log_weight is None else start_log_weight.contiguous()
+    state = torch.empty((batch, steps), dtype=torch.int32)
+    accepted = torch.empty((batch, steps), dtype=torch.bool)
+    visits = torch.empty((batch, steps + 1), dtype=torch.float32)
+    recycled = torch.empty((batch, steps + 1), dtype=torch.float32)
+    module().mis_chain_cpu(
+        batch,
+        steps,
+        log_weight.data_ptr(),
+        0 if start is None else start.data_ptr(),
+        uniforms.data_ptr(),
+        uniforms.dtype == torch.float64,
+        state.data_ptr(),
+        accepted.data_ptr(),
+        visits.data_ptr(),
+        recycled.data_ptr(),
+        threads,
+    )
+    return state, accepted, visits, recycled
+
+
+class PassageLogpInputs:
+    """What both directions of ``passage_logp`` read, in the layout the kernels take."""
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        cu_seqlens: Tensor,
+        bias: Tensor | None,
+        softcap: float | None,
+        logit_scale: float,
+        ignore_index: int,
+    ) -> None:
+        self.hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
+        self.weight = weight if weight.stride(1) == 1 else weight.contiguous()
+        self.bias = None if bias is None else bias.contiguous()
+        self.targets = targets.to(torch.int64).contiguous()
+        self.cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
+        self.sequences = cu_seqlens.numel() - 1
+        self.record = module().PassageLogpInputs(
+            tokens=hidden.shape[0],
+            width=hidden.shape[1],
+            vocabulary=weight.shape[0],
+            sequences=self.sequences,
+            bf16=hidden.dtype == torch.bfloat16,
+            hidden=self.hidden.data_ptr(),
+            hidden_stride=self.hidden.stride(0),
+            weight=self.weight.data_ptr(),
+            weight_stride=self.weight.stride(0),
+            bias=0 if self.bias is None else self.bias.data_ptr(),
+            targets=self.targets.data_ptr(),
+            cu_seqlens=self.cu_seqlens.data_ptr(),
+            ignore_index=ignore_index,
+            logit_scale=logit_scale,
+            softcap=softcap or 0.0,
+        )
+
+
+def passage_logp_cpu(inputs: PassageLogpInputs, threads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``passage_logp`` for f32 and bf16: logp f32 [S], tokens i32 [S], lse f32 [T]."""
+    logp = torch.empty(inputs.sequences, dtype=torch.float32)
+    tokens = torch.empty(inputs.sequences, dtype=torch.int32)
+    lse = torch.empty(inputs.hidden.shape[0], dtype=torch.float32)
+    module().passage_logp_cpu(
+        inputs.record, logp.data_ptr(), tokens.data_ptr(), lse.data_ptr(), threads
+    )
+    return logp, tokens, lse
+
+
+def passage_logp_backward_cpu(
+    inputs: PassageLogpInputs,
+    lse: Tensor,
+    grad_logp: Tensor,
+    wanted: tuple[bool, bool, bool],
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients on hidden, weight and bias; an unwanted one comes back with no elements."""
+    vocabulary, width = inputs.weight.shape
+    shapes = (tuple(inputs.hidden.shape), (vocabulary, width), (vocabulary,))
+    grads = [
+        inputs.hidden.new_empty(shape if want else (0,))
+        for shape, want in zip(shapes, wanted, strict=True)
+    ]
+    lse, grad_logp = lse.contiguous(), grad_logp.contiguous()
+    module().passage_logp_backward_cpu(
+        inputs.record,
+        lse.data_ptr(),
+        grad_logp.data_ptr(),
+        *(grad.data_ptr() if want else 0 for grad, want in zip(grads, wanted, strict=True)),
+        threads,
+    )
+    return grads[0], grads[1], grads[2]

@@ -1,13 +1,20 @@
-"""``mis_chain``: check the arguments, choose a backend, run all steps of all chains at once."""
+"""``mis_chain``: all steps of all chains in one call.
+
+Checks arguments, chooses the implementation, and registers the operator; the steps are in
+``reference/mis_chain.py`` and ``csrc/*/mis_chain*``.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from jsarag.errors import DtypeError, ShapeError
-from jsarag.ops.reference import mis_chain as reference
+from jsarag.backends import native
+from jsarag.backends.select import choose
+from jsarag.ops import checks
+from jsarag.ops.library import register
 from jsarag.ops.reference.mis_chain import MisChainResult
+from jsarag.ops.reference.mis_chain import mis_chain as reference_mis_chain
 
 _FLOATS = (torch.float32, torch.float64)
 
@@ -59,38 +66,61 @@ def mis_chain(
         float64 and rounded once.
     """
     _check(log_weight, start_log_weight, uniforms)
-    log_weight, uniforms = log_weight.detach(), uniforms.detach()
     start = None if start_log_weight is None else start_log_weight.detach()
-    return reference.mis_chain(log_weight, start, uniforms)
+    return MisChainResult(
+        *torch.ops.jsarag.mis_chain(
+            log_weight.detach(), start, uniforms.detach(), torch.get_num_threads()
+        )
+    )
 
 
 def _check(log_weight: Tensor, start: Tensor | None, uniforms: Tensor) -> None:
-    if log_weight.dim() != 2:
-        raise ShapeError(
-            f"mis_chain log_weight: expected [B, M], found shape {tuple(log_weight.shape)}"
-        )
-    if uniforms.shape != log_weight.shape:
-        raise ShapeError(
-            f"mis_chain uniforms: expected {tuple(log_weight.shape)} like log_weight, "
-            f"found shape {tuple(uniforms.shape)}"
-        )
-    if start is not None and start.shape != log_weight.shape[:1]:
-        raise ShapeError(
-            f"mis_chain start_log_weight: expected [{log_weight.shape[0]}], one per chain, "
-            f"found shape {tuple(start.shape)}"
-        )
-    if log_weight.dtype not in _FLOATS or uniforms.dtype not in _FLOATS:
-        raise DtypeError(
-            "mis_chain: expected float32 or float64 log_weight and uniforms, found "
-            f"{log_weight.dtype} and {uniforms.dtype}; bf16 cannot resolve a weight ratio"
-        )
-    if start is not None and start.dtype != log_weight.dtype:
-        raise DtypeError(
-            f"mis_chain start_log_weight: expected {log_weight.dtype} like log_weight, found "
-            f"{start.dtype}"
-        )
-    devices = {tensor.device for tensor in (log_weight, uniforms, start) if tensor is not None}
-    if len(devices) > 1:
-        raise ShapeError(
-            f"mis_chain: expected all arguments on one device, found {sorted(map(str, devices))}"
-        )
+    checks.require_dtype("mis_chain", "log_weight", log_weight, _FLOATS)
+    checks.require_dtype("mis_chain", "uniforms", uniforms, _FLOATS)
+    checks.require_shape("mis_chain", "log_weight", log_weight, (None, None))
+    checks.require_shape("mis_chain", "uniforms", uniforms, tuple(log_weight.shape))
+    if start is not None:
+        checks.require_dtype("mis_chain", "start_log_weight", start, (log_weight.dtype,))
+        checks.require_shape("mis_chain", "start_log_weight", start, (log_weight.shape[0],))
+    checks.require_same_device(
+        "mis_chain", {"log_weight": log_weight, "start_log_weight": start, "uniforms": uniforms}
+    )
+
+
+def _run(
+    log_weight: Tensor, start: Tensor | None, uniforms: Tensor, threads: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    device = log_weight.device.type
+    # Uniforms of either width are read as they are; the weights' dtype decides.
+    choice = choose(
+        "mis_chain",
+        device,
+        (checks.dtype_name(log_weight.dtype),),
+        native_ops=native.native_ops(device),
+        supported=("float32",),
+        missing=native.MISSING,
+    )
+    if choice.backend == "cpu":
+        return native.mis_chain_cpu(log_weight, start, uniforms, threads)
+    return reference_mis_chain(log_weight, start, uniforms)
+
+
+def _fake(
+    log_weight: Tensor, start: Tensor | None, uniforms: Tensor, threads: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, steps = log_weight.shape
+    return (
+        log_weight.new_empty((batch, steps), dtype=torch.int32),
+        log_weight.new_empty((batch, steps), dtype=torch.bool),
+        log_weight.new_empty((batch, steps + 1)),
+        log_weight.new_empty((batch, steps + 1)),
+    )
+
+
+register(
+    "mis_chain",
+    "(Tensor log_weight, Tensor? start_log_weight, Tensor uniforms, int threads) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)

@@ -1,15 +1,27 @@
-"""``passage_logp``: check the arguments, choose a backend, and the backward that goes with it."""
+"""``passage_logp``: log-likelihoods of whole responses, without the logits.
+
+Checks arguments, chooses the implementation, and registers the operator with its gradient; the
+arithmetic is in ``reference/passage_logp.py`` and ``csrc/*/passage_logp*``.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jsarag.errors import DtypeError, ShapeError
-from jsarag.ops.reference import passage_logp as reference
+from jsarag.backends import native
+from jsarag.backends.select import choose
+from jsarag.errors import JsaragError, ShapeError
+from jsarag.ops import checks
+from jsarag.ops.library import LIBRARY, register
 from jsarag.ops.reference.passage_logp import PassageLogpResult
+from jsarag.ops.reference.passage_logp import passage_logp as reference_passage_logp
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_INTEGERS = (torch.int32, torch.int64)
 
 
 def passage_logp(
@@ -47,17 +59,40 @@ def passage_logp(
     Raises:
         ShapeError, DtypeError: an argument is not as above, or a target is outside [0, V).
     """
-    _check(hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale, ignore_index)
-    return reference.passage_logp(
+    _check(hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale)
+    device = hidden.device.type
+    choice = choose(
+        "passage_logp",
+        device,
+        (checks.dtype_name(hidden.dtype),),
+        native_ops=native.native_ops(device),
+        supported=("float32", "bfloat16"),
+        missing=native.MISSING,
+    )
+    if choice.backend == "reference":
+        check_values(targets, cu_seqlens, weight.shape[0], ignore_index)
+        return reference_passage_logp(
+            hidden,
+            weight,
+            targets,
+            cu_seqlens,
+            bias=bias,
+            softcap=softcap,
+            logit_scale=logit_scale,
+            ignore_index=ignore_index,
+        )
+    logp, tokens, _ = torch.ops.jsarag.passage_logp(
         hidden,
         weight,
         targets,
         cu_seqlens,
-        bias=bias,
-        softcap=softcap,
-        logit_scale=logit_scale,
-        ignore_index=ignore_index,
+        bias,
+        softcap,
+        logit_scale,
+        ignore_index,
+        torch.get_num_threads(),
     )
+    return PassageLogpResult(logp, tokens)
 
 
 def _check(
@@ -68,69 +103,197 @@ def _check(
     bias: Tensor | None,
     softcap: float | None,
     logit_scale: float,
-    ignore_index: int,
 ) -> None:
-    _check_shapes(hidden, weight, targets, cu_seqlens, bias)
-    same = {tensor.dtype for tensor in (hidden, weight, bias) if tensor is not None}
-    if len(same) > 1 or hidden.dtype not in _FLOATS:
-        raise DtypeError(
-            "passage_logp: expected hidden, weight and bias of one dtype (float32, bfloat16, "
-            f"float16 or float64), found {sorted(map(str, same))}; cast them together"
-        )
-    for name, tensor in (("targets", targets), ("cu_seqlens", cu_seqlens)):
-        if tensor.dtype not in (torch.int32, torch.int64):
-            raise DtypeError(f"passage_logp {name}: expected int32 or int64, found {tensor.dtype}")
-    if softcap is not None and not 0.0 < softcap < float("inf"):
-        raise ShapeError(f"passage_logp softcap: expected None or above 0, found {softcap}")
-    if not abs(logit_scale) < float("inf"):
-        raise ShapeError(f"passage_logp logit_scale: expected a finite number, found {logit_scale}")
-    _check_values(targets, cu_seqlens, weight.shape[0], ignore_index)
-
-
-def _check_shapes(
-    hidden: Tensor, weight: Tensor, targets: Tensor, cu_seqlens: Tensor, bias: Tensor | None
-) -> None:
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+    op = "passage_logp"
+    checks.require_dtype(op, "hidden", hidden, _FLOATS)
+    checks.require_dtype(op, "weight", weight, (hidden.dtype,))
+    checks.require_dtype(op, "targets", targets, _INTEGERS)
+    checks.require_dtype(op, "cu_seqlens", cu_seqlens, _INTEGERS)
+    checks.require_shape(op, "hidden", hidden, (None, None))
+    checks.require_shape(op, "weight", weight, (None, hidden.shape[1]))
+    checks.require_shape(op, "targets", targets, (hidden.shape[0],))
+    checks.require_shape(op, "cu_seqlens", cu_seqlens, (None,))
+    if bias is not None:
+        checks.require_dtype(op, "bias", bias, (hidden.dtype,))
+        checks.require_shape(op, "bias", bias, (weight.shape[0],))
+    checks.require_same_device(
+        op,
+        {
+            "hidden": hidden,
+            "weight": weight,
+            "targets": targets,
+            "cu_seqlens": cu_seqlens,
+            "bias": bias,
+        },
+    )
+    if 0 in weight.shape or cu_seqlens.numel() == 0:
         raise ShapeError(
-            "passage_logp: expected hidden [T, H] and weight [V, H], found shapes "
-            f"{tuple(hidden.shape)} and {tuple(weight.shape)}"
+            "passage_logp: expected at least one word, one unit and one boundary, found weight "
+            f"{list(weight.shape)} and cu_seqlens {list(cu_seqlens.shape)}"
         )
-    if weight.shape[0] == 0 or weight.shape[1] == 0:
-        raise ShapeError(
-            "passage_logp weight: expected at least one word and one unit, found shape "
-            f"{tuple(weight.shape)}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ShapeError(
-            f"passage_logp bias: expected [{weight.shape[0]}], found shape {tuple(bias.shape)}"
-        )
-    if targets.shape != hidden.shape[:1]:
-        raise ShapeError(
-            f"passage_logp targets: expected [{hidden.shape[0]}], one per hidden state, found "
-            f"shape {tuple(targets.shape)}"
-        )
-    if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0:
-        raise ShapeError(
-            "passage_logp cu_seqlens: expected [S + 1] boundaries, found shape "
-            f"{tuple(cu_seqlens.shape)}"
+    if softcap is not None and not 0.0 < softcap < math.inf:
+        raise JsaragError(f"passage_logp: softcap expected above 0 or None, found {softcap}")
+    if not math.isfinite(logit_scale):
+        raise JsaragError(
+            f"passage_logp: logit_scale expected a finite number, found {logit_scale}"
         )
 
 
-def _check_values(targets: Tensor, cu_seqlens: Tensor, vocabulary: int, ignore_index: int) -> None:
-    """Refuse values that would read out of bounds; CPU only, a GPU would have to be waited for."""
+def check_values(targets: Tensor, cu_seqlens: Tensor, vocabulary: int, ignore_index: int) -> None:
+    """Refuse values that would read out of bounds; on the CPU only, a GPU would be waited for.
+
+    Raises:
+        ShapeError: the boundaries do not cover the tokens, or a target is no word.
+    """
     if targets.device.type != "cpu":
         return
-    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
-    if first != 0 or last != targets.shape[0] or bool((cu_seqlens.diff() < 0).any()):
+    n_tokens, first, last = targets.shape[0], int(cu_seqlens[0]), int(cu_seqlens[-1])
+    if first != 0 or last != n_tokens or bool((cu_seqlens.diff() < 0).any()):
         raise ShapeError(
-            f"passage_logp cu_seqlens: expected ascending boundaries from 0 to T = "
-            f"{targets.shape[0]}, found {cu_seqlens.tolist()[:8]} .. {last}"
+            f"passage_logp: cu_seqlens expected ascending from 0 to T = {n_tokens}, found "
+            f"{first} to {last}; each sequence's end is the next one's start"
         )
     wrong = ((targets < 0) | (targets >= vocabulary)) & (targets != ignore_index)
     if bool(wrong.any()):
         position = int(wrong.nonzero()[0])
         raise ShapeError(
-            f"passage_logp targets[{position}]: expected 0 .. {vocabulary - 1} or "
-            f"{ignore_index} (ignored), found {int(targets[position])}; does the tokenizer belong "
-            "to this model?"
+            f"passage_logp: targets[{position}] expected 0 to {vocabulary - 1}, or {ignore_index} "
+            f"to ignore it, found {int(targets[position])}; does the tokenizer belong to the model?"
         )
+
+
+def _run(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    ignore_index: int,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_values(targets, cu_seqlens, weight.shape[0], ignore_index)
+    inputs = native.PassageLogpInputs(
+        hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale, ignore_index
+    )
+    return native.passage_logp_cpu(inputs, threads)
+
+
+def _fake(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    ignore_index: int,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    sequences = cu_seqlens.shape[0] - 1
+    return (
+        hidden.new_empty((sequences,), dtype=torch.float32),
+        hidden.new_empty((sequences,), dtype=torch.int32),
+        hidden.new_empty((hidden.shape[0],), dtype=torch.float32),
+    )
+
+
+def _run_backward(
+    grad_logp: Tensor,
+    lse: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    ignore_index: int,
+    wanted: list[bool],
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = native.PassageLogpInputs(
+        hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale, ignore_index
+    )
+    want_hidden, want_weight, want_bias = wanted
+    return native.passage_logp_backward_cpu(
+        inputs, lse, grad_logp, (want_hidden, want_weight, want_bias), threads
+    )
+
+
+def _fake_backward(
+    grad_logp: Tensor,
+    lse: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    ignore_index: int,
+    wanted: list[bool],
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    want_hidden, want_weight, want_bias = wanted
+    return (
+        hidden.new_empty(hidden.shape if want_hidden else (0,)),
+        hidden.new_empty(weight.shape if want_weight else (0,)),
+        hidden.new_empty(weight.shape[:1] if want_bias else (0,)),
+    )
+
+
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    hidden, weight, targets, cu_seqlens, bias, *rest = inputs
+    ctx.save_for_backward(output[2], hidden, weight, targets, cu_seqlens, bias)
+    ctx.rest = rest
+
+
+def _backward(ctx: Any, grad_logp: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    lse, hidden, weight, targets, cu_seqlens, bias = ctx.saved_tensors
+    softcap, logit_scale, ignore_index, threads = ctx.rest
+    wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[4]]
+    grads = torch.ops.jsarag.passage_logp_backward(
+        grad_logp,
+        lse,
+        hidden,
+        weight,
+        targets,
+        cu_seqlens,
+        bias,
+        softcap,
+        logit_scale,
+        ignore_index,
+        wanted,
+        threads,
+    )
+    on_hidden, on_weight, on_bias = (
+        grad if want else None for grad, want in zip(grads, wanted, strict=True)
+    )
+    return on_hidden, on_weight, None, None, on_bias, None, None, None, None
+
+
+_ARGUMENTS = (
+    "Tensor hidden, Tensor weight, Tensor targets, Tensor cu_seqlens, Tensor? bias, "
+    "float? softcap, float logit_scale, int ignore_index"
+)
+# The third result is each token's log-sum-exp, kept for the backward pass.
+register(
+    "passage_logp",
+    f"({_ARGUMENTS}, int threads) -> (Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)
+register(
+    "passage_logp_backward",
+    f"(Tensor grad_logp, Tensor lse, {_ARGUMENTS}, bool[] wanted, int threads) "
+    "-> (Tensor, Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+)
+torch.library.register_autograd(
+    "jsarag::passage_logp", _backward, setup_context=_setup_context, lib=LIBRARY
+)
