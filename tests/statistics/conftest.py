@@ -71,7 +71,7 @@ class Toy:
     prior_query: np.ndarray
     posterior_query: np.ndarray
     table: np.ndarray
-    temperature: float = 0.7
+    temperature: float = 1.0
     posterior_passages: np.ndarray | None = None
     exclude: tuple[int, ...] = ()
     tokens: np.ndarray = field(default_factory=lambda: np.array([]))
@@ -208,14 +208,19 @@ class Toy:
         return Step(objective, problem, leaves, candidates, scores, weights, loss)
 
 
-def new_toy(passages: int = 6, width: int = 4, seed: int = 1, sharpness: float = 1.5) -> Toy:
-    """A toy whose p, q and w are all different, and none close to uniform."""
+def new_toy(passages: int = 6, width: int = 4, seed: int = 21) -> Toy:
+    """A toy whose p, q and w are all different, and none close to uniform.
+
+    At the default seed max(w/q) is 2.9 over all six passages and 2.4 over the prior's best four, so
+    chains mix; TV(q, w) is 0.33.
+    """
     numbers = generator(seed, "toy", passages, width)
+    vectors, prior = numbers.normal(size=(passages, width)), numbers.normal(size=width)
     return Toy(
-        passages=numbers.normal(size=(passages, width)),
-        prior_query=numbers.normal(size=width),
-        posterior_query=numbers.normal(size=width),
-        table=sharpness * numbers.normal(size=passages) - 5,
+        passages=vectors,
+        prior_query=prior,
+        posterior_query=(numbers.normal(size=width) + prior) / 2,
+        table=numbers.normal(size=passages) - 5,
     )
 
 
