@@ -71,9 +71,9 @@ void bind_passage_logp(py::module_& m) {
                        int64_t weight_stride, uintptr_t bias, uintptr_t targets,
                        uintptr_t cu_seqlens, int64_t ignore_index, float logit_scale,
                        float softcap) {
-             return Inputs{tokens,        width,      vocabulary,   sequences,   bf16,
-                           hidden,        hidden_stride, weight,    weight_stride, bias,
-                           targets,       cu_seqlens, ignore_index, logit_scale, softcap};
+             return Inputs{tokens,  width,         vocabulary,   sequences,     bf16,
+                           hidden,  hidden_stride, weight,       weight_stride, bias,
+                           targets, cu_seqlens,    ignore_index, logit_scale,   softcap};
            }),
            py::kw_only(), py::arg("tokens"), py::arg("width"), py::arg("vocabulary"),
            py::arg("sequences"), py::arg("bf16"), py::arg("hidden"), py::arg("hidden_stride"),

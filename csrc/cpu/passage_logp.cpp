@@ -368,7 +368,9 @@ class Backward {
     });
   }
 
-  int64_t units_of_words(int64_t words) const { return engine_.pairs ? divide_up(words, 2) : words; }
+  int64_t units_of_words(int64_t words) const {
+    return engine_.pairs ? divide_up(words, 2) : words;
+  }
 
   // Each task owns a token block: logits again, their gradient, and the hidden's.
   void by_token(int64_t first, int64_t n) {
@@ -405,8 +407,7 @@ class Backward {
       const int64_t word = block * kVocabularyBlock + column;
       const int64_t words = std::min<int64_t>(engine_.columns, p_.in.vocabulary - word);
       if (words <= 0) return;
-      const float* panel =
-          by_word_.at((task / panels * kVocabularyBlock + column) * token_units_);
+      const float* panel = by_word_.at((task / panels * kVocabularyBlock + column) * token_units_);
       float* out = weight_scratch_.at(worker * engine_.columns * width_);
       if (p_.grad_weight) {
         engine_.product_by_word(panel, engine_.columns / engine_.rows, columns_of_token_.data(),

@@ -39,7 +39,8 @@ struct Avx2 {
   static float sum(F a) {
     alignas(32) float lane[kLanes];
     _mm256_store_ps(lane, a);
-    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
+           ((lane[1] + lane[5]) + (lane[3] + lane[7]));
   }
   static float highest(F a) {
     alignas(32) float lane[kLanes];

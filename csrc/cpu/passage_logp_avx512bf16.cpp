@@ -52,9 +52,8 @@ struct Avx512Bf16 : Avx512Base {
     return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
   }
   static void store16(float* row, int64_t word, __m512i low) {
-    _mm256_storeu_si256(
-        reinterpret_cast<__m256i*>(reinterpret_cast<char*>(row) + word * 2),
-        _mm512_cvtepi32_epi16(low));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(reinterpret_cast<char*>(row) + word * 2),
+                        _mm512_cvtepi32_epi16(low));
   }
 };
 

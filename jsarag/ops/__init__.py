@@ -5,9 +5,9 @@ Public: ``scan``, ``draw``, ``log_partition``, ``mis_chain``, ``passage_logp`` a
 
 from jsarag.ops.draw import draw
 from jsarag.ops.log_partition import log_partition
-from jsarag.ops.mis_chain import MisChainResult, mis_chain
-from jsarag.ops.passage_logp import PassageLogpResult, passage_logp
-from jsarag.ops.results import DrawResult, ScanResult
+from jsarag.ops.mis_chain import mis_chain
+from jsarag.ops.passage_logp import passage_logp
+from jsarag.ops.results import DrawResult, MisChainResult, PassageLogpResult, ScanResult
 from jsarag.ops.scan import MAX_K, scan
 from jsarag.ops.tile import TILE
 

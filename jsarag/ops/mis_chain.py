@@ -13,8 +13,8 @@ from jsarag.backends import native
 from jsarag.backends.select import choose
 from jsarag.ops import checks
 from jsarag.ops.library import register
-from jsarag.ops.reference.mis_chain import MisChainResult
 from jsarag.ops.reference.mis_chain import mis_chain as reference_mis_chain
+from jsarag.ops.results import MisChainResult
 
 _FLOATS = (torch.float32, torch.float64)
 

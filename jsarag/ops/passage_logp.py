@@ -17,8 +17,8 @@ from jsarag.backends.select import choose
 from jsarag.errors import JsaragError, ShapeError
 from jsarag.ops import checks
 from jsarag.ops.library import LIBRARY, register
-from jsarag.ops.reference.passage_logp import PassageLogpResult
 from jsarag.ops.reference.passage_logp import passage_logp as reference_passage_logp
+from jsarag.ops.results import PassageLogpResult
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)

@@ -30,3 +30,31 @@ class DrawResult(NamedTuple):
 
     ids: Tensor
     logp: Tensor
+
+
+class MisChainResult(NamedTuple):
+    """All M steps of B chains.
+
+    state int32 [B, M]: index of the proposal held after each step, -1 = still the start.
+    accepted bool [B, M]: whether the step moved to its proposal.
+    visits [B, M + 1]: number of steps after which each proposal was held; column M is the start's.
+    recycled [B, M + 1]: the same sum in expectation over each step's coin, given the state before.
+
+    Rows of ``visits`` and ``recycled`` sum to M; both are f64 for f64 weights, else f32.
+    """
+
+    state: Tensor
+    accepted: Tensor
+    visits: Tensor
+    recycled: Tensor
+
+
+class PassageLogpResult(NamedTuple):
+    """Log-likelihood of S sequences.
+
+    logp [S]: sum of log p over each sequence's counted tokens in nats, f32 (f64 for f64 inputs).
+    tokens int32 [S]: how many tokens were counted.
+    """
+
+    logp: Tensor
+    tokens: Tensor

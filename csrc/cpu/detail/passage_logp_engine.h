@@ -56,10 +56,10 @@ struct GradBlock {
 };
 
 struct Engine {
-  int rows;      // of a left panel
-  int columns;   // of a right panel
-  int lanes;     // a narrower last panel is a multiple of this
-  bool pairs;    // units are pairs of bf16
+  int rows;     // of a left panel
+  int columns;  // of a right panel
+  int lanes;    // a narrower last panel is a multiple of this
+  bool pairs;   // units are pairs of bf16
 
   // One panel of `panel` >= n rows, k = the matrix's width: out [units of width][panel].
   void (*pack_rows)(const Source& source, int64_t first, int64_t n, int64_t width, int panel,

@@ -40,9 +40,7 @@ inline float unit_of(uint32_t low, uint32_t high) {
   return unit;
 }
 
-inline int64_t row_of(const Source& source, int64_t i) {
-  return source.rows ? source.rows[i] : i;
-}
+inline int64_t row_of(const Source& source, int64_t i) { return source.rows ? source.rows[i] : i; }
 
 inline const uint16_t* bf16_row(const Source& source, int64_t i) {
   return static_cast<const uint16_t*>(source.data) + row_of(source, i) * source.stride;
@@ -111,7 +109,8 @@ void pack_columns(const Source& source, int64_t n_rows, int64_t units, int64_t f
 
 // ---- products ----
 
-// One register tile: kRows x (kVectors * lanes), left element (i, u) at i * kLeftRow + u * kLeftUnit.
+// One register tile: kRows x (kVectors * lanes), left element (i, u) at i * kLeftRow + u *
+// kLeftUnit.
 template <class V, int kVectors, int64_t kLeftRow, int64_t kLeftUnit>
 inline __attribute__((always_inline)) void tile(const float* left, const float* right,
                                                 int64_t units, float* c, int64_t c_stride,
@@ -159,16 +158,21 @@ void product(const float* left, int64_t row_panels, const float* right, int64_t 
     const bool add = accumulate || first > 0;
     for (int64_t column = 0; column < columns; column += kColumns) {
       const int64_t rest = columns - column;
-      const int64_t vectors =
-          rest >= kColumns ? V::kVectors : (rest + V::kLanes - 1) / V::kLanes;
+      const int64_t vectors = rest >= kColumns ? V::kVectors : (rest + V::kLanes - 1) / V::kLanes;
       const float* b = right + column * units + first * vectors * V::kLanes;
       for (int64_t panel = 0; panel < row_panels; ++panel) {
         const float* a = left + panel * panel_step + first * kLeftUnit;
         float* out = c + panel * V::kRows * c_stride + column;
         switch (vectors) {
-          case 1: tile<V, 1, kLeftRow, kLeftUnit>(a, b, n, out, c_stride, add); break;
-          case 2: tile<V, 2, kLeftRow, kLeftUnit>(a, b, n, out, c_stride, add); break;
-          default: tile<V, 3, kLeftRow, kLeftUnit>(a, b, n, out, c_stride, add); break;
+          case 1:
+            tile<V, 1, kLeftRow, kLeftUnit>(a, b, n, out, c_stride, add);
+            break;
+          case 2:
+            tile<V, 2, kLeftRow, kLeftUnit>(a, b, n, out, c_stride, add);
+            break;
+          default:
+            tile<V, 3, kLeftRow, kLeftUnit>(a, b, n, out, c_stride, add);
+            break;
         }
       }
     }

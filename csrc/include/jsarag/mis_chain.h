@@ -13,10 +13,10 @@ struct MisChainParams {
   const float* start_log_weight = nullptr;  // [B] f32, or null: the first proposal is the start
   const void* uniforms = nullptr;           // [B, M] f32 or f64, contiguous
   bool uniforms_f64 = false;
-  int32_t* state = nullptr;    // [B, M] i32 out, -1 = the start
-  bool* accepted = nullptr;    // [B, M] bool out
-  float* visits = nullptr;     // [B, M + 1] f32 out
-  float* recycled = nullptr;   // [B, M + 1] f32 out, summed in f64
+  int32_t* state = nullptr;   // [B, M] i32 out, -1 = the start
+  bool* accepted = nullptr;   // [B, M] bool out
+  float* visits = nullptr;    // [B, M + 1] f32 out
+  float* recycled = nullptr;  // [B, M + 1] f32 out, summed in f64
 };
 
 // Runs on at most `threads` threads; the result does not depend on how many.

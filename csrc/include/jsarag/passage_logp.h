@@ -9,14 +9,14 @@ namespace jsarag {
 // What both directions read. logits = logit_scale * (hidden weight^T + bias), then
 // softcap * tanh(logits / softcap) where softcap > 0.
 struct PassageLogpInputs {
-  int64_t tokens = 0;      // T
-  int64_t width = 0;       // H
-  int64_t vocabulary = 0;  // V
-  int64_t sequences = 0;   // S
-  bool bf16 = false;       // hidden, weight and bias are bf16 instead of f32
-  const void* hidden = nullptr;         // [T, H], rows hidden_stride elements apart
+  int64_t tokens = 0;            // T
+  int64_t width = 0;             // H
+  int64_t vocabulary = 0;        // V
+  int64_t sequences = 0;         // S
+  bool bf16 = false;             // hidden, weight and bias are bf16 instead of f32
+  const void* hidden = nullptr;  // [T, H], rows hidden_stride elements apart
   int64_t hidden_stride = 0;
-  const void* weight = nullptr;         // [V, H], rows weight_stride elements apart
+  const void* weight = nullptr;  // [V, H], rows weight_stride elements apart
   int64_t weight_stride = 0;
   const void* bias = nullptr;           // [V], contiguous, or null
   const int64_t* targets = nullptr;     // [T] i64, each in [0, V) or ignore_index
@@ -28,9 +28,9 @@ struct PassageLogpInputs {
 
 struct PassageLogpParams {
   PassageLogpInputs in;
-  float* logp = nullptr;    // [S] f32 out
+  float* logp = nullptr;       // [S] f32 out
   int32_t* counted = nullptr;  // [S] i32 out
-  float* lse = nullptr;     // [T] f32 out: log-sum-exp of each token's logits, 0 where ignored
+  float* lse = nullptr;        // [T] f32 out: log-sum-exp of each token's logits, 0 where ignored
 };
 
 struct PassageLogpBackwardParams {

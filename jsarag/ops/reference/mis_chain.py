@@ -6,27 +6,10 @@ nothing about what the weights mean: that is ``em``'s.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class MisChainResult(NamedTuple):
-    """All M steps of B chains.
-
-    state int32 [B, M]: index of the proposal held after each step, -1 = still the start.
-    accepted bool [B, M]: whether the step moved to its proposal.
-    visits [B, M + 1]: number of steps after which each proposal was held; column M is the start's.
-    recycled [B, M + 1]: the same sum in expectation over each step's coin, given the state before.
-
-    Rows of ``visits`` and ``recycled`` sum to M; both are f64 for f64 weights, else f32.
-    """
-
-    state: Tensor
-    accepted: Tensor
-    visits: Tensor
-    recycled: Tensor
+from jsarag.ops.results import MisChainResult
 
 
 def mis_chain(

@@ -6,21 +6,10 @@ the other backends exist to avoid.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class PassageLogpResult(NamedTuple):
-    """Log-likelihood of S sequences.
-
-    logp [S]: sum of log p over each sequence's counted tokens in nats, f32 (f64 for f64 inputs).
-    tokens int32 [S]: how many tokens were counted.
-    """
-
-    logp: Tensor
-    tokens: Tensor
+from jsarag.ops.results import PassageLogpResult
 
 
 def sequence_of_token(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
