@@ -1,4 +1,4 @@
-"""Pydantic's complaints in the user's words: one line per problem, with where the value came from."""
+"""Pydantic's complaints in the user's words: one line per problem, with the value's source."""
 
 from __future__ import annotations
 

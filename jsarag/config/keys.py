@@ -111,6 +111,11 @@ def nearest(name: str, among: Iterable[str]) -> str | None:
 
 def unknown_key_error(name: str, source: str) -> ConfigError:
     """The error for a setting that does not exist; names the nearest one that does."""
+    if name in group_names():
+        inside = [key for key in known_keys() if key.startswith(f"{name}.")]
+        return ConfigError(
+            f"{source}: '{name}' is a group of settings, expected one of them: {', '.join(inside)}"
+        )
     guess = nearest(name, known_keys())
     advice = f"did you mean '{guess}'?" if guess else "`jsarag train --schema` lists all settings"
     return ConfigError(f"{source}: unknown setting '{name}'; {advice}")
@@ -125,13 +130,15 @@ def parse_text(key: Key, text: str, source: str) -> Any:
     Raises:
         ConfigError: a pair without '='.
     """
-    text = text.strip()
-    if key.kind == "list":
-        return [] if text.lower() in {"", *_NO_VALUE} else _split(text)
-    if key.kind == "mapping":
-        return {} if text.lower() in {"", *_NO_VALUE} else _pairs(key, text, source)
-    if key.optional and text.lower() in _NO_VALUE:
+    if key.kind != "text":  # a template or prefix may begin or end with a space
+        text = text.strip()
+    is_none = text.strip().lower() in _NO_VALUE
+    if key.optional and is_none:
         return None
+    if key.kind == "list":
+        return [] if is_none or not text else _split(text)
+    if key.kind == "mapping":
+        return {} if is_none or not text else _pairs(key, text, source)
     return text
 
 

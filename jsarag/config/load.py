@@ -65,7 +65,7 @@ class Resolved:
         ]
 
     def to_yaml(self) -> str:
-        """Every setting as YAML, the source of each value as a comment; reading it back is exact."""
+        """Every setting as YAML, each value's source as a comment; reading it back is exact."""
         lines: list[str] = []
         _render(self.config.model_dump(mode="json"), "", self.sources, lines)
         return "\n".join(lines) + "\n"
@@ -123,7 +123,7 @@ def load_run_config(path: Path | str, overrides: Iterable[Setting] = ()) -> Reso
 
 
 def flag(key: str, value: str | bool, source: str) -> Setting:
-    """A setting from a command-line flag's text; relative paths resolve against the caller's folder.
+    """A setting from a flag's text; relative paths resolve against the caller's folder.
 
     Raises:
         ConfigError: the key is unknown.

@@ -15,42 +15,48 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Group(BaseModel):
     """A named group of settings: unknown keys are refused, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Group):
     """Which rows are read and how much of a dialogue each part sees."""
 
-    dataset: str = Field("demo", description="a recipe's data set or a folder with kb.jsonl")
-    data_dir: Path | None = Field(None, description="where a data set's official files lie")
+    dataset: str = Field(
+        default="demo", description="a recipe's data set or a folder with kb.jsonl"
+    )
+    data_dir: Path | None = Field(default=None, description="where a data set's official files lie")
     map: dict[str, str] = Field(default_factory=dict, description="our field -> the file's field")
-    context_turns: int = Field(3, ge=1, description="last turns the prior retriever reads")
-    posterior_turns: int = Field(1, ge=0, description="last turns the posterior reads")
-    generator_turns: int = Field(3, ge=1, description="last turns the generator reads")
-    max_train_examples: int | None = Field(None, ge=1)
+    context_turns: int = Field(default=3, ge=1, description="last turns the prior retriever reads")
+    posterior_turns: int = Field(default=1, ge=0, description="last turns the posterior reads")
+    generator_turns: int = Field(default=3, ge=1, description="last turns the generator reads")
+    max_train_examples: int | None = Field(default=None, ge=1)
 
 
 class RetrieverConfig(Group):
     """The encoders. Prior and posterior context encoders start as copies of one model."""
 
-    model: str = Field("minilm", description="'minilm' (packaged, offline), a folder, or a hub id")
+    model: str = Field(
+        default="minilm", description="'minilm' (packaged, offline), a folder, or a hub id"
+    )
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     normalise: bool = True
     query_prefix: str = ""
     passage_prefix: str = ""
     posterior_template: str = "{context} {separator} {response}"
-    max_context_tokens: int = Field(128, ge=8)
-    max_passage_tokens: int = Field(160, ge=8)
+    max_context_tokens: int = Field(default=128, ge=8)
+    max_passage_tokens: int = Field(default=160, ge=8)
     passage_encoder: Literal["shared", "separate"] = "shared"
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(default=0.05, gt=0)
 
 
 class LoraConfig(Group):
     """Low-rank adaptation of a Hugging Face generator (needs the ``lora`` extra)."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     alpha: float = 16.0
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: list[str] | None = None
 
 
@@ -58,16 +64,21 @@ class GeneratorConfig(Group):
     """p(y | x, h)."""
 
     model: str = Field(
-        "copy", description="'copy', 'query-likelihood', a folder, or a hub id of any causal or seq2seq model"
+        default="copy",
+        description="'copy', 'query-likelihood', a folder, or a hub id (causal or seq2seq model)",
     )
     template: str = "{title} {passage}\n{context}\n"
     lora: LoraConfig | None = None
-    max_context_tokens: int = Field(96, ge=8)
-    max_passage_tokens: int = Field(160, ge=8)
-    max_response_tokens: int = Field(48, ge=2)
-    layers: int = Field(2, ge=1, description="decoder layers of the copy generator")
-    copy_vocabulary: int = Field(8000, ge=100, description="generated vocabulary of the copy generator")
-    unigram_weight: float = Field(0.5, gt=0, lt=1, description="1 - lambda of query-likelihood")
+    max_context_tokens: int = Field(default=96, ge=8)
+    max_passage_tokens: int = Field(default=160, ge=8)
+    max_response_tokens: int = Field(default=48, ge=2)
+    layers: int = Field(default=2, ge=1, description="decoder layers of the copy generator")
+    copy_vocabulary: int = Field(
+        default=8000, ge=100, description="words the copy generator can write"
+    )
+    unigram_weight: float = Field(
+        default=0.5, gt=0, lt=1, description="1 - lambda of query-likelihood"
+    )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
 
 
@@ -78,45 +89,50 @@ class ObjectiveConfig(Group):
     support: Literal["prior", "union", "kb"] = "kb"
     estimator: Literal["mis", "mis-cached", "mis-recycled", "snis", "exact"] = "snis"
     likelihood: Literal["sum", "mean"] = "sum"
-    k: int = Field(8, ge=1, le=2048)
-    mis_steps: int = Field(16, ge=1)
+    k: int = Field(default=8, ge=1, le=2048)
+    mis_steps: int = Field(default=16, ge=1)
     evidence_weight: float = Field(
-        1.0, ge=0, description="factor on log p(y|x,h) in the weights; 0 is the control 'evidence off'"
+        default=1.0,
+        ge=0,
+        description="factor on log p(y|x,h) in the weights; 0 switches the evidence off",
     )
     detach_posterior_from_passages: bool = Field(
-        True, description="log q gives no gradient to a shared passage encoder, so Fisher's identity holds"
+        default=True,
+        description="log q gives a shared passage encoder no gradient (keeps Fisher's identity)",
     )
 
 
 class TrainConfig(Group):
     """Optimisation and schedule. Steps are optimizer steps everywhere."""
 
-    max_steps: int = Field(100, ge=0)
-    max_seconds: float | None = Field(None, gt=0, description="stop at this much training time")
-    batch_size: int = Field(16, ge=1)
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    learning_rate: float = Field(2e-5, gt=0, description="prior and posterior retrievers")
-    generator_learning_rate: float = Field(3e-4, gt=0)
+    max_steps: int = Field(default=100, ge=0)
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="stop at this much training time"
+    )
+    batch_size: int = Field(default=16, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0, description="prior and posterior retrievers")
+    generator_learning_rate: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.01, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    warmup_steps: int = Field(10, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=10, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     freeze: list[Literal["prior", "posterior", "passages", "generator"]] = ["passages"]
     generator_warmup_steps: int = Field(
-        0, ge=0, description="first train p(y|x,h) on the posterior's own top passages"
+        default=0, ge=0, description="first train p(y|x,h) on the posterior's own top passages"
     )
-    generator_warmup_top: int = Field(4, ge=1)
-    concat_steps: int = Field(0, ge=0, description="second stage: plain NLL on concatenated passages")
-    concat_passages: int = Field(4, ge=1)
+    generator_warmup_top: int = Field(default=4, ge=1)
+    concat_steps: int = Field(default=0, ge=0, description="second stage: NLL on joined passages")
+    concat_passages: int = Field(default=4, ge=1)
     bf16: bool = False
     device: str = "auto"
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     seed: int = 1
-    eval_steps: int = Field(0, ge=0, description="0: only before and after training")
-    save_steps: int = Field(0, ge=0, description="0: only at the end")
-    log_steps: int = Field(10, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
+    eval_steps: int = Field(default=0, ge=0, description="0: only before and after training")
+    save_steps: int = Field(default=0, ge=0, description="0: only at the end")
+    log_steps: int = Field(default=10, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
 
 
 class IndexConfig(Group):
@@ -125,22 +141,25 @@ class IndexConfig(Group):
     backend: Literal["flat", "faiss"] = "flat"
     dtype: Literal["f32", "bf16", "f16"] = "f32"
     rebuild_every: str = Field(
-        "", description="'start-end:every,...' in steps, empty: never; only with a trained passage encoder"
+        default="",
+        description="'start-end:every,...' in steps; empty: never; needs trained passages",
     )
-    batch_size: int = Field(64, ge=1)
-    cache_dir: Path | None = Field(None, description="reuse embeddings of an unchanged encoder and kb")
+    batch_size: int = Field(default=64, ge=1)
+    cache_dir: Path | None = Field(default=None, description="keep and reuse unchanged embeddings")
 
 
 class EvalConfig(Group):
     """What evaluation measures."""
 
     split: str = "dev"
-    k: int = Field(10, ge=1)
+    k: int = Field(default=10, ge=1)
     decoding: Literal["top1", "concat", "rag-sequence", "rag-sequence-fast", "rag-token"] = "top1"
-    decoding_passages: int = Field(4, ge=1)
-    max_examples: int | None = Field(None, ge=1, description="generation is scored on the first n rows")
-    max_new_tokens: int = Field(40, ge=1)
-    bootstrap_samples: int = Field(2000, ge=100)
+    decoding_passages: int = Field(default=4, ge=1)
+    max_examples: int | None = Field(
+        default=None, ge=1, description="generate for the first n rows"
+    )
+    max_new_tokens: int = Field(default=40, ge=1)
+    bootstrap_samples: int = Field(default=2000, ge=100)
     generation: bool = True
 
 
@@ -148,19 +167,26 @@ class GuardConfig(Group):
     """When a run warns or stops by itself."""
 
     strict: bool = False
-    evidence_examples: int = Field(64, ge=8)
-    evidence_passages: int = Field(8, ge=2)
-    evidence_every: int = Field(50, ge=0, description="re-check during training; 0: only before")
-    min_distinct_ratio: float = Field(
-        0.05, ge=0, le=1, description="distinct retrieved passages / retrieved, over a window"
+    evidence_examples: int = Field(default=64, ge=8)
+    evidence_passages: int = Field(default=8, ge=2)
+    evidence_every: int = Field(
+        default=50, ge=0, description="re-check during training; 0: only before"
     )
-    collapse_window: int = Field(20, ge=1)
+    min_distinct_ratio: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="distinct retrieved passages / retrieved, over a window",
+    )
+    collapse_window: int = Field(default=20, ge=1)
 
 
 class OutputConfig(Group):
     """Where results go."""
 
-    output_dir: Path | None = Field(None, description="default runs/<dataset>-<objective>-<seed>")
+    output_dir: Path | None = Field(
+        default=None, description="default runs/<dataset>-<objective>-<seed>"
+    )
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = []
 
 
@@ -181,12 +207,12 @@ class Config(Group):
     def _consistent(self) -> Config:
         if self.objective.name == "rag" and self.objective.support == "union":
             raise ValueError(
-                "objective.support: 'rag' marginalises over the prior's top k ('prior') or over all "
-                "passages ('kb'); 'union' needs a posterior, which it has none of"
+                "objective.support: 'rag' marginalises over the prior's top k ('prior') or over "
+                "all passages ('kb'); 'union' needs a posterior, which it has none of"
             )
         if self.index.rebuild_every and "passages" in self.train.freeze:
             raise ValueError(
-                "index.rebuild_every: the passage encoder is frozen (train.freeze contains 'passages'), "
-                "so the index never changes; drop one of the two settings"
+                "index.rebuild_every: the passage encoder is frozen (train.freeze contains "
+                "'passages'), so the index never changes; drop one of the two settings"
             )
         return self

@@ -1,7 +1,7 @@
 """Reading a YAML configuration into (setting, value, line); writing none.
 
-Plain scalars under text and choice settings are kept as written, so ``model: no`` is not False and
-``rebuild_every: 1000:50`` is not 60050.
+Scalars are kept as written and converted by the schema, as flags are: YAML 1.1 by itself would make
+``model: no`` False, ``rebuild_every: 1000:50`` 60050, ``seed: 010`` 8 and ``1e-4`` a text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from jsarag.config.keys import group_names, known_keys, optional_groups, unknown
 from jsarag.errors import ConfigError
 
 _NULL_TAG = "tag:yaml.org,2002:null"
-_VERBATIM = frozenset({"text", "path", "choice"})
+_TEXT_TAG = "tag:yaml.org,2002:str"
+_PLAIN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "bool", "int", "float", "timestamp", "value")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,10 @@ class _Reader:
         return f"{self._name}:{_line(node)}"
 
     def read(self, key: str, node: yaml.Node) -> Iterator[Entry]:
-        if key in optional_groups() and node.tag == _NULL_TAG:
+        if key in optional_groups() and _is_none(node):
             yield Entry(key, None, _line(node))
+        elif key in group_names() and node.tag == _NULL_TAG:
+            return  # a group whose settings are all commented out
         elif key in group_names():
             for name, child in self.pairs(node, f"'{key}'"):
                 yield from self.read(f"{key}.{name}", child)
@@ -90,14 +95,14 @@ class _Reader:
 
     def construct(self, node: yaml.Node) -> Any:
         try:
-            return self._loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+            return self._loader.construct_object(node, deep=True)
         except yaml.YAMLError as error:
             raise ConfigError(_yaml_problem(error, self._name)) from error
 
     def _value(self, key: str, node: yaml.Node) -> Any:
-        verbatim = known_keys()[key].kind in _VERBATIM
-        if verbatim and isinstance(node, yaml.ScalarNode) and node.tag != _NULL_TAG:
-            return node.value
+        if known_keys()[key].optional and _is_none(node):
+            return None
+        _keep_as_written(node, set())
         return self.construct(node)
 
     def _refuse_repeats(self, node: yaml.MappingNode) -> None:
@@ -110,6 +115,31 @@ class _Reader:
                     "keep one of them"
                 )
             seen[text] = _line(name)
+
+
+def _is_none(node: yaml.Node) -> bool:
+    """Null, or the bare word that flags and messages use for it."""
+    if node.tag == _NULL_TAG:
+        return True
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    return plain and str(node.value).lower() == "none"
+
+
+def _keep_as_written(node: yaml.Node, seen: set[int]) -> None:
+    """Turn every scalar at and below ``node`` into text, nulls apart."""
+    if id(node) in seen:  # an alias may point to what holds it
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag in _PLAIN_TAGS:
+            node.tag = _TEXT_TAG
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _keep_as_written(child, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for name, child in node.value:
+            _keep_as_written(name, seen)
+            _keep_as_written(child, seen)
 
 
 def _line(node: yaml.Node) -> int:
