@@ -8,8 +8,6 @@ call and print; nothing heavy is imported before one runs.
 from __future__ import annotations
 
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -18,16 +16,20 @@ import typer
 from jsarag_cli import ask, bench, data, demo, doctor, evaluate, index, serve_index, train
 from jsarag_cli.output import note
 
-# Options may be spelled with underscores, too.
 _CONTEXT = {
+    # Options may be spelled with underscores, too.
     "help_option_names": ["--help", "-h"],
     "token_normalize_func": lambda token: token.replace("_", "-"),
+    # typer coerces an absent --help from None to bool, and imports pydantic for it (40 ms).
+    "default_map": {"help": False, "index": {"help": False}, "data": {"help": False}},
 }
 
 app = typer.Typer(
     name="jsarag",
     help="Train retrieval-augmented generation end to end by joint stochastic approximation.",
     no_args_is_help=True,
+    # Its options would be coerced on every call, and importing pydantic for that doubles --help.
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings=_CONTEXT,
@@ -91,6 +93,8 @@ def run(arguments: list[str]) -> int:
         return code
     except JsaragError as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         note(str(error), level="error")
         return error.exit_code
@@ -111,6 +115,9 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _report(error: Exception, debug: bool) -> None:
+    import tempfile
+    import traceback
+
     text = traceback.format_exc()
     if debug:
         sys.stderr.write(text)

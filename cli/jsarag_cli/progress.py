@@ -6,6 +6,7 @@ rank 0 shows anything.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -29,6 +30,13 @@ _SHOWN = (
     ("distinct_ratio", "distinct"),
     ("overlap", "overlap"),
 )
+
+
+class _Nowhere(io.StringIO):
+    """A stream that forgets."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class PlainReporter(AbstractContextManager["PlainReporter"]):
@@ -107,7 +115,7 @@ class PlainReporter(AbstractContextManager["PlainReporter"]):
             self._stream.write(" ".join(text.splitlines()) + "\n")
             self._stream.flush()
         except OSError:  # whoever listened is gone; the run goes on
-            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            self._stream = _Nowhere()
 
 
 class RichReporter(AbstractContextManager["RichReporter"]):
@@ -210,7 +218,7 @@ def make_reporter(*, quiet: bool = False) -> PlainReporter | RichReporter:
         quiet: only what ends the run is shown.
     """
     if quiet or os.environ.get("RANK", "0") != "0":
-        return PlainReporter(open(os.devnull, "w", encoding="utf-8"))
+        return PlainReporter(_Nowhere())
     console = log_console()
     return RichReporter(console) if console.is_terminal else PlainReporter()
 
