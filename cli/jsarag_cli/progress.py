@@ -28,7 +28,7 @@ _SHOWN = (
     ("acceptance_rate", "accepted"),
     ("ess", "ess"),
     ("distinct_ratio", "distinct"),
-    ("overlap", "overlap"),
+    ("prior_posterior_overlap", "overlap"),
 )
 
 
@@ -59,36 +59,38 @@ class PlainReporter(AbstractContextManager["PlainReporter"]):
         self._name = ""
         self._total: int | None = None
         self._began = self._shown_at = clock()
-        self._done = 0
+        self._first: int | None = None
 
     def __exit__(self, *_: object) -> None:
         return None
 
     def stage(self, name: str, total: int | None) -> None:
         """Say what begins; a stage with a total says how far it is now and then."""
-        self._name, self._total, self._done = name, total, 0
+        self._name, self._total, self._first = name, total, None
         self._began = self._shown_at = self._clock()
         self._line(name if total is None else f"{name} ({total:,})")
 
     def advance(self, done: int) -> None:
         """A line with the share and the time left, if the last one is old enough."""
-        self._done = done
+        if self._first is None:
+            self._first = done  # more than 0 where a run is continued
         if not self._due():
             return
         if not self._total:
             self._line(f"{self._name}: {done:,}")
             return
-        left = (self._clock() - self._began) / max(done, 1) * max(self._total - done, 0)
         share = 100 * done / self._total
-        self._line(
-            f"{self._name}: {done:,} of {self._total:,} ({share:.0f} %), {duration(left)} left"
-        )
+        text = f"{self._name}: {done:,} of {self._total:,} ({share:.0f} %)"
+        if done > self._first:
+            pace = (self._clock() - self._began) / (done - self._first)
+            text += f", {duration(pace * max(self._total - done, 0))} left"
+        self._line(text)
 
     def step(self, record: Mapping[str, Any]) -> None:
         """A line of the step's numbers, if the last one is old enough."""
         if self._due():
             kind = record.get("kind", "train")
-            word = "step" if kind == "train" else f"{kind} step"
+            word = "step" if kind == "train" else f"{kind} step"  # warmup, concat
             self._line(f"{word} {record.get('step', '?')}: {describe_step(record)}")
 
     def evaluated(self, step: int, result: Mapping[str, Any]) -> None:
