@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 from jsarag.data.examples import read_examples
+from jsarag.data.formats import all_formats, get_format, recognise
+from jsarag.data.formats.base import Format
 from jsarag.data.knowledge_base import KnowledgeBase
 from jsarag.data.rows import ReadStats
 from jsarag.errors import DataError
@@ -63,10 +65,10 @@ def load_dataset(
     """Load a data set.
 
     Args:
-        dataset: 'demo', an official name, or a folder.
-        data_dir: the folder of an official data set's files; for a folder of ours it may name
-            the folder, too.
-        field_map: our field -> the file's field; only for folders of ours.
+        dataset: 'demo', a folder (ours, or one that a format recognises), or the name of an
+            official format or of a folder below ``data_dir``.
+        data_dir: where the named data set lies: in a folder of its name there, or right there.
+        field_map: our field -> the file's field; for our folders and for CSV.
         splits: which splits to read.
 
     Raises:
@@ -74,12 +76,35 @@ def load_dataset(
     """
     if dataset == DEMO and data_dir is None:
         return _demo(splits)
-    folder = Path(dataset).expanduser()
-    if folder.is_dir():
-        return _folder(folder, field_map, splits)
-    if folder.exists():
-        raise DataError("expected a folder, found a file; name the folder it lies in", path=folder)
-    raise DataError(_unknown(dataset))
+    named = Path(dataset).expanduser()
+    if named.is_dir():
+        return _folder(named, named.resolve().name, field_map, splits)
+    if named.exists():
+        raise DataError("expected a folder, found a file; name the folder it lies in", path=named)
+    if data_dir is None:
+        raise DataError(_unknown(dataset))
+    return _under(Path(data_dir).expanduser(), dataset, field_map, splits)
+
+
+def read_format(
+    format_: Format,
+    folder: Path,
+    *,
+    field_map: Mapping[str, str] = _NO_RENAMING,
+    splits: Sequence[str] = ("train", "dev"),
+) -> Dataset:
+    """Read a folder as one official format.
+
+    Raises:
+        DataError: a file is missing or not as published; says which files belong there.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"expected a folder, found none. {format_.what_to_put(folder)}", path=folder
+        )
+    data = format_.read(folder, splits, field_map)
+    kb = KnowledgeBase(data.passages, source=str(folder))
+    return Dataset(format_.name, kb, dict(data.splits), data.notes)
 
 
 def _demo(splits: Sequence[str]) -> Dataset:
@@ -103,7 +128,27 @@ def find_file(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _folder(folder: Path, field_map: Mapping[str, str], splits: Sequence[str]) -> Dataset:
+def _under(folder: Path, name: str, field_map: Mapping[str, str], splits: Sequence[str]) -> Dataset:
+    """A named data set below ``--data-dir``: in the folder of its name, or in the folder itself."""
+    places = [place for place in (folder / name, folder) if place.is_dir()]
+    for place in places:
+        if find_file(place, KB_FILE) is not None:
+            return _folder(place, name, field_map, splits)
+    if name in all_formats():
+        place = places[0] if places else folder
+        return read_format(get_format(name), place, field_map=field_map, splits=splits)
+    if not places:
+        raise DataError("expected a folder, found none; check --data-dir", path=folder)
+    return _folder(places[0], name, field_map, splits)
+
+
+def _folder(
+    folder: Path, name: str, field_map: Mapping[str, str], splits: Sequence[str]
+) -> Dataset:
+    if find_file(folder, KB_FILE) is None and (found := recognise(folder)) is not None:
+        data = read_format(found, folder, field_map=field_map, splits=splits)
+        note = f"{folder}: read as {found.title} (format '{found.name}')"
+        return Dataset(name, data.kb, data.splits, (note, *data.notes))
     notes: list[str] = []
     kb_path = _need(folder, KB_FILE)
     stats = ReadStats()
@@ -117,7 +162,7 @@ def _folder(folder: Path, field_map: Mapping[str, str], splits: Sequence[str]) -
         notes += stats.notes(path.name)
         if not rows[split]:
             notes.append(f"{path.name}: holds no rows")
-    return Dataset(folder.resolve().name, kb, rows, tuple(notes))
+    return Dataset(name, kb, rows, tuple(notes))
 
 
 def _need(folder: Path, name: str) -> Path:
@@ -134,11 +179,17 @@ def _need(folder: Path, name: str) -> Path:
     )
 
 
-def _unknown(dataset: str) -> str:
-    known = [DEMO]
-    close = difflib.get_close_matches(dataset, known, n=1)
+def _unknown(name: str) -> str:
+    if name in all_formats():
+        return (
+            f"'{name}' is published by others and not part of this package; give the folder with "
+            f"its files (--data-dir FOLDER). {all_formats()[name].what_to_put(Path('FOLDER'))}"
+        )
+    known = [DEMO, *all_formats()]
+    close = difflib.get_close_matches(name, known, n=1)
     guess = f" (did you mean '{close[0]}'?)" if close else ""
     return (
         f"expected a data set's name ({', '.join(known)}) or a folder with {KB_FILE}, got "
-        f"'{dataset}'{guess}; there is no such folder"
+        f"'{name}'{guess}; there is no such folder here. Give the folder's path, or the one it "
+        "lies in by --data-dir"
     )
