@@ -55,9 +55,19 @@ def read_examples(
     path = Path(path)
     stats = ReadStats() if stats is None else stats
     renamed = map_for("examples", field_map)
+    rows = read_rows(path, EXAMPLE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem)
+    return examples_of(rows, kb, stats, on_problem)
+
+
+def examples_of(
+    rows: Iterable[Row],
+    kb: KnowledgeBase | None,
+    stats: ReadStats,
+    on_problem: OnProblem = raise_problem,
+) -> list[Example]:
+    """Examples from rows, whatever kind of file they stand in."""
     examples: list[Example] = []
     lines: dict[str, int] = {}
-    rows = read_rows(path, EXAMPLE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem)
     for row in rows:
         try:
             example = _example(row, kb, stats)

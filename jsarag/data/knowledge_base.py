@@ -124,9 +124,14 @@ def read_passages(
     """The rows of a passage file, in order; faulty ones go to ``on_problem`` and are left out."""
     stats = ReadStats() if stats is None else stats
     renamed = map_for("kb", field_map)
+    rows = read_rows(path, PASSAGE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem)
+    return passages_of(rows, on_problem)
+
+
+def passages_of(rows: Iterable[Row], on_problem: OnProblem = raise_problem) -> list[Passage]:
+    """Passages from rows, whatever kind of file they stand in."""
     passages: list[Passage] = []
     lines: dict[str, int] = {}
-    rows = read_rows(path, PASSAGE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem)
     for row in rows:
         try:
             passage = _passage(row)
