@@ -8,8 +8,9 @@ medians over interleaved repetitions, with the same threads as the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,9 +71,11 @@ def measure_ceilings(device: str, *, scale: float = 1.0) -> Ceilings:
     randomness.seed_torch("bench", "ceilings")
     count = int((_CUDA_BYTES if device == "cuda" else _CPU_BYTES) * scale) // 4
     read_rate, copy_rate = _bandwidths(torch.randn(count, device=device))
-    shapes = _CUDA_SHAPES if device == "cuda" else _CPU_SHAPES
     cut = min(scale**0.5, 1.0)
-    shapes = tuple(tuple(max(int(size * cut), 16) for size in shape) for shape in shapes)
+    shapes = [
+        (max(int(m * cut), 16), max(int(k * cut), 16), max(int(n * cut), 16))
+        for m, k, n in (_CUDA_SHAPES if device == "cuda" else _CPU_SHAPES)
+    ]
     rates = {
         name: _matmul_rate(device, getattr(torch, name), shapes) for name in ("float32", "bfloat16")
     }
@@ -97,14 +100,14 @@ def _bandwidths(source: torch.Tensor) -> tuple[float, float]:
     return size / min(medians["sum"], medians["dot"], medians["mv"]), 2 * size / medians["copy"]
 
 
-def _matmul_rate(device: str, dtype: torch.dtype, shapes: tuple[Any, ...]) -> float:
+def _matmul_rate(device: str, dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]]) -> float:
     calls: dict[str, Callable[[], Any]] = {}
     flops: dict[str, float] = {}
     for m, k, n in shapes:
         left = torch.randn(m, k, device=device).to(dtype)
         right = torch.randn(n, k, device=device).to(dtype)
         name = f"{m}x{k}x{n}"
-        calls[name] = lambda left=left, right=right: left @ right.T
+        calls[name] = partial(torch.matmul, left, right.T)
         flops[name] = 2.0 * m * k * n
     medians = _medians(device, calls)
     return max(flops[name] / medians[name] for name in calls)

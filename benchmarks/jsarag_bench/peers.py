@@ -113,8 +113,9 @@ def _faiss_gpu(case: Case, inputs: ScanInputs, threads: int) -> Call:
     config = faiss.GpuIndexFlatConfig()
     config.useFloat16 = case.dtype != "float32"
     index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), case.shape["D"], config)
-    for part in inputs.passages.exact.split(1 << 18):
-        index.add(part)
+    exact = inputs.passages.exact
+    for first in range(0, len(exact), 1 << 18):
+        index.add(exact[first : first + (1 << 18)])
     return partial(index.search, inputs.queries, case.k)
 
 

@@ -21,7 +21,7 @@ def machine_name() -> str:
 
 
 def results_folder(machine: str | None = None) -> Path:
-    """``benchmarks/results/<machine>`` of the checkout this runs from, else of the working folder."""
+    """``benchmarks/results/<machine>`` of this checkout; installed, of the working folder."""
     checkout = Path(__file__).resolve().parents[1]
     base = checkout if (checkout / "jsarag_bench").is_dir() else Path("benchmarks")
     return base / "results" / (machine or machine_name())

@@ -53,6 +53,7 @@ def run(
     peers: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory: bool = True,
     keep: Callable[[BenchResult], None] | None = None,
 ) -> BenchResult:
     """Measure the ceilings, then verify and time each case.
@@ -65,6 +66,7 @@ def run(
         peers: time the rivals that are installed.
         threads: of everybody; default all cores this process may use.
         progress: told one line at a time what happens and what is skipped.
+        memory: measure extra bytes, each in a fresh process (seconds per case).
         keep: given each case's result as soon as it is there, so that a long run that ends
             early loses nothing.
 
@@ -93,6 +95,7 @@ def run(
                 peers=peers_of(case) if peers else [],
                 full=full,
                 threads=count,
+                memory=memory,
                 say=say,
             )
             rows.append(row)
@@ -111,6 +114,7 @@ def run_case(
     peers: Sequence[Peer],
     full: bool,
     threads: int,
+    memory: bool,
     say: Progress,
 ) -> BenchRow:
     """Verify one case and time it.
@@ -136,12 +140,12 @@ def run_case(
     for name, reason in skipped.items():
         say(f"{case.name}: {name} is not timed: {reason}")
     timed = {name: found for name, found in timings.items() if isinstance(found, Timing)}
-    memory_of = {target.against for target in case.targets if target.memory} & set(timed)
+    measured = {target.against for target in case.targets if target.memory} & set(timed)
     return BenchRow(
         case=case,
         backend=work.backend,
         timing=timed[OURS],
-        extra_bytes=_extra_bytes(case, OURS, threads, say),
+        extra_bytes=_extra_bytes(case, OURS, threads, say) if memory else None,
         check=check.name,
         max_error=check.error,
         error_budget=check.budget,
@@ -153,7 +157,10 @@ def run_case(
         skipped=skipped,
         companions={name: timed[name] for name in work.companions if name in timed},
         floor_ms=ceilings.floor_ms(work.bytes_read, work.flops, work.flops_dtype),
-        peer_bytes={name: _extra_bytes(case, name, threads, say) for name in sorted(memory_of)},
+        peer_bytes={
+            name: _extra_bytes(case, name, threads, say)
+            for name in sorted(measured if memory else ())
+        },
     )
 
 

@@ -33,5 +33,5 @@ def load_kernel(op: str) -> Kernel:
     """
     if op not in OPS:
         raise ConfigError(f"cases.yaml: unknown op '{op}'; expected one of {', '.join(OPS)}")
-    kernel: Kernel = import_module(f"jsarag_bench.kernels.{op}")  # type: ignore[assignment]
+    kernel: Kernel = import_module(f"jsarag_bench.kernels.{op}")
     return kernel
