@@ -6,7 +6,7 @@ batch: row b is an independent repetition, with leaves of its own for the gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +31,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Leaves:
-    """Everything a gradient can reach: per-replicate queries [B, D] and table [B, K], passages [K, D]."""
+    """All a gradient can reach: queries [B, D] and table [B, K] per replicate, passages [K, D]."""
 
     prior: Tensor
     posterior: Tensor
@@ -235,7 +235,7 @@ def toy() -> Toy:
 
 
 @pytest.fixture
-def bulk_uniforms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def bulk_uniforms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uniforms of a whole batch from one keyed stream: thousands of replicates in no time.
 
     That the real ones depend on nothing but (seed, purpose, id, visit) is tested elsewhere.
@@ -246,4 +246,3 @@ def bulk_uniforms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return torch.from_numpy(stream.random((len(ids), n)))
 
     monkeypatch.setattr("jsarag.em.proposals.uniforms", bulk)
-    yield

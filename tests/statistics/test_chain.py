@@ -6,6 +6,7 @@ the recycled estimate of a single step *is* the probability of accepting it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,13 +33,22 @@ def support_of(toy: Any, support: str, k: int | None) -> tuple[int, list[int]]:
 
 
 def code_acceptance(
-    toy: Any, monkeypatch: pytest.MonkeyPatch, support: str, k: int, rows: Sequence[int]
+    toy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    support: str,
+    k: int,
+    rows: Sequence[int],
+    stale: Any = None,
 ) -> np.ndarray:
-    """a[i, j]: the probability with which the package moves from passage i to proposal j."""
+    """a[i, j]: the probability with which the package moves from passage i to proposal j.
+
+    ``stale``: a toy whose passages the index holds, while this one's are the live ones.
+    """
     n = len(rows)
+    drawn_from = toy if stale is None else stale
     # Both `draw` and the inverse CDF go through the rows in ascending order.
     ordered = sorted(rows)
-    cdf = np.concatenate([[0], np.cumsum(toy.q(rows)[ordered])])
+    cdf = np.concatenate([[0], np.cumsum(drawn_from.q(rows)[ordered])])
     middles = (cdf[:-1] + cdf[1:]) / 2
     forced = torch.tensor(np.tile(middles, n)[:, None])
     monkeypatch.setattr("jsarag.em.proposals.uniforms", lambda *_: forced)
@@ -46,7 +56,7 @@ def code_acceptance(
     chains.put([f"e{b}" for b in range(n * n)], torch.tensor(np.repeat(ordered, n)))
     settings = toy.settings(support=support, estimator="mis-cached", k=k, mis_steps=1)
     objective = make_objective("jsa", settings, chains)
-    problem, _ = toy.problem(n * n)
+    problem, _ = toy.problem(n * n, trained=stale is not None, index_passages=drawn_from.passages)
     candidates = objective.candidates(problem)
     scores = objective.score(problem, candidates)
     assert candidates.proposals is not None
@@ -87,6 +97,22 @@ def test_1_stationary_and_in_detailed_balance(
     assert np.abs(matrix - toy.transition(rows)).max() < 1e-12
     # The toy is not trivial: q itself is far from stationary.
     assert np.abs(toy.q(rows) @ matrix - toy.q(rows)).max() > 0.02
+
+
+def test_1_holds_while_the_index_is_stale(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws come from the index's q, p is live: only the density really drawn from balances."""
+    rows = list(range(toy.count))
+    stale = copy.deepcopy(toy)
+    stale.passages += 0.5 * np.cos(np.arange(toy.passages.size)).reshape(toy.passages.shape)
+    accept = code_acceptance(toy, monkeypatch, "kb", toy.count, rows, stale)
+    w = toy.w()
+    for density, balanced in ((stale.q(), True), (toy.q(), False)):
+        flow = w[:, None] * density[None, :] * accept
+        assert (np.abs(flow - flow.T).max() < 1e-12) is balanced
+    # The live log q in equation (3) instead would break it.
+    ratio = toy.w() / toy.q()
+    wrong = w[:, None] * stale.q()[None, :] * np.minimum(1, ratio[None, :] / ratio[:, None])
+    assert np.abs(wrong - wrong.T).max() > 0.01
 
 
 @pytest.mark.parametrize(("support", "k"), SUPPORTS)
@@ -174,9 +200,7 @@ def test_8_through_the_store_visit_by_visit(toy: Any, bulk_uniforms: None, suppo
         assert distance <= rate ** (steps * (visit + 1)) + 4 * error.sum()
 
 
-def stationary_objective(
-    toy: Any, rows: Sequence[int], count: int, **settings: object
-) -> Any:
+def stationary_objective(toy: Any, rows: Sequence[int], count: int, **settings: object) -> Any:
     """``mis-cached`` whose stored states are exact draws from w on the support."""
     w = toy.w(list(rows))
     starts = generator(5, "stationary").choice(toy.count, size=count, p=w)

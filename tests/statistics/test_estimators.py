@@ -92,9 +92,7 @@ def objective_of(toy: Any, estimator: str, support: str, k: int, steps: int) -> 
     return make_objective("jsa", settings)
 
 
-def at_stationarity(
-    toy: Any, support: str, k: int, steps: int, made: type[Jsa] = Jsa
-) -> Objective:
+def at_stationarity(toy: Any, support: str, k: int, steps: int, made: type[Jsa] = Jsa) -> Objective:
     """``mis-cached`` whose stored states are draws from w on the support."""
     w = toy.w(rows_of(toy, support, k))
     starts = generator(11, "stationary", support).choice(toy.count, size=REPLICATES, p=w)
@@ -142,9 +140,7 @@ def test_5_fresh_chain_has_the_finite_bias_it_should(
 
 @pytest.mark.parametrize(("support", "k"), SUPPORTS)
 @pytest.mark.parametrize("steps", [1, 3])
-def test_5_snis_has_the_finite_bias_it_should(
-    toy: Any, support: str, k: int, steps: int
-) -> None:
+def test_5_snis_has_the_finite_bias_it_should(toy: Any, support: str, k: int, steps: int) -> None:
     rows = rows_of(toy, support, k)
     found = samples(toy, objective_of(toy, "snis", support, k, steps))
     assert distance(found, gradient_of(toy, snis_mean(toy, rows, steps), rows)) < ACCEPT
@@ -167,9 +163,7 @@ def test_recycling_and_self_normalising_lower_the_error_at_equal_draws(toy: Any)
     """Mean squared error of v against w: recycled below visits, both chains above snis."""
     error = {}
     for estimator in ("mis", "mis-recycled", "snis"):
-        step = toy.step(
-            objective_of(toy, estimator, "kb", toy.count, 16), REPLICATES
-        )
+        step = toy.step(objective_of(toy, estimator, "kb", toy.count, 16), REPLICATES)
         v = step.values_by_row(toy.count)
         error[estimator] = float(((v - toy.w()) ** 2).sum(axis=1).mean())
     assert error["snis"] < error["mis-recycled"] < error["mis"]

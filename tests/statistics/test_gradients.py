@@ -58,7 +58,9 @@ def test_4_fisher_identity(toy: Any, support: str, k: int | None, trained: bool)
 
     w = toy.w(rows)
     expected = {name: finite_difference(toy, name, evidence) for name in ("prior_query", "table")}
-    divergence = finite_difference(toy, "posterior_query", lambda moved: kl_posterior(moved, rows, w))
+    divergence = finite_difference(
+        toy, "posterior_query", lambda moved: kl_posterior(moved, rows, w)
+    )
     np.testing.assert_allclose(-found.prior.grad[0], expected["prior_query"], atol=1e-8)
     np.testing.assert_allclose(-found.table.grad[0], expected["table"], atol=1e-8)
     np.testing.assert_allclose(found.posterior.grad[0], divergence, atol=1e-8)
@@ -126,9 +128,7 @@ def test_6_exact_equals_rag(make_toy: Callable[..., Any], support: str, trained:
     np.testing.assert_allclose(jsa.leaves.table.grad, rag.leaves.table.grad, atol=1e-13)
     np.testing.assert_allclose(jsa.weights.values, rag.weights.values, atol=1e-13)
     assert rag.leaves.prior.grad.abs().max() > 0.05
-    assert rag.loss.total.item() == pytest.approx(
-        -toy.log_evidence(toy.top(k, "prior")), abs=1e-12
-    )
+    assert rag.loss.total.item() == pytest.approx(-toy.log_evidence(toy.top(k, "prior")), abs=1e-12)
     if trained:
         np.testing.assert_allclose(jsa.leaves.passages.grad, rag.leaves.passages.grad, atol=1e-13)
 

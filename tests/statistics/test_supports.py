@@ -260,9 +260,7 @@ def test_11_log_partition_against_float64(passages: int) -> None:
         problem,
         prior_index=single,
         posterior_index=single,
-        queries=QueryEmbeddings(
-            problem.queries.prior.float(), problem.queries.posterior.float()
-        ),
+        queries=QueryEmbeddings(problem.queries.prior.float(), problem.queries.posterior.float()),
     )
     chosen = settings(support="kb", estimator="exact", temperature=0.5)
     rows = union_rows(problem, chosen)
