@@ -60,7 +60,7 @@ def draw_slots(logp: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse-CDF draws from probabilities on slots.
 
     Args:
-        logp: [B, C] normalised, -inf on padding, which lies on the right.
+        logp: [B, C] normalised, -inf on padding.
         uniforms: f64 [B, M] in (0, 1).
 
     Returns:
@@ -70,8 +70,9 @@ def draw_slots(logp: Tensor, uniforms: Tensor) -> Tensor:
     # The mass as summed, so that rounding cannot leave a gap at the right end.
     targets = uniforms * cumulative[:, -1:]
     slots = torch.searchsorted(cumulative, targets.contiguous(), right=True)
-    last = (logp > -torch.inf).sum(dim=1, keepdim=True) - 1
-    return torch.minimum(slots, last.clamp(min=0))
+    positions = torch.arange(logp.shape[1], device=logp.device)
+    last = positions.where(logp > -torch.inf, 0).amax(dim=1, keepdim=True)
+    return torch.minimum(slots, last)
 
 
 def scored_slots(candidates: Candidates) -> Tensor:

@@ -108,7 +108,7 @@ def test_1_holds_while_the_index_is_stale(toy: Any, monkeypatch: pytest.MonkeyPa
     w = toy.w()
     for density, balanced in ((stale.q(), True), (toy.q(), False)):
         flow = w[:, None] * density[None, :] * accept
-        assert (np.abs(flow - flow.T).max() < 1e-12) is balanced
+        assert bool(np.abs(flow - flow.T).max() < 1e-12) is balanced
     # The live log q in equation (3) instead would break it.
     ratio = toy.w() / toy.q()
     wrong = w[:, None] * stale.q()[None, :] * np.minimum(1, ratio[None, :] / ratio[:, None])

@@ -6,6 +6,7 @@ expected to be frozen; nothing here moves it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from jsarag.em.proposals import propose, scored_slots
 from jsarag.em.scoring import retriever_scores
 from jsarag.em.support import enumerated_rows
 from jsarag.em.weights import of_values, on_host, overlap, require_evidence
-from jsarag.types import Candidates, Weights
+from jsarag.types import Candidates, QueryEmbeddings, Weights
 
 
 class Distil(Objective):
@@ -39,7 +40,8 @@ class Distil(Objective):
 
     def score(self, problem: Problem, candidates: Candidates) -> StepScores:
         """Retrievers only; the response's score is -inf everywhere: never asked for."""
-        retriever = retriever_scores(problem, self.settings, candidates.rows)
+        fixed = replace(problem, queries=_without_gradient_to_posterior(problem.queries))
+        retriever = retriever_scores(fixed, self.settings, candidates.rows)
         return StepScores(retriever, torch.full_like(retriever.prior_logp, -torch.inf))
 
     def weights(self, problem: Problem, candidates: Candidates, scores: StepScores) -> Weights:
@@ -64,3 +66,9 @@ class Distil(Objective):
         """Cross-entropy from q to p."""
         total = cross_entropy(weights.values, scores.retriever.prior_logp)
         return StepLoss(total, {"prior": total.detach()}, weights.diagnostics)
+
+
+def _without_gradient_to_posterior(queries: QueryEmbeddings) -> QueryEmbeddings:
+    # Not even a zero: an optimizer would decay the weights of a posterior that got one.
+    posterior = queries.posterior
+    return QueryEmbeddings(queries.prior, None if posterior is None else posterior.detach())
