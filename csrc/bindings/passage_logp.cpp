@@ -45,7 +45,7 @@ void forward(const Inputs& inputs, uintptr_t logp, uintptr_t counted, uintptr_t 
   params.in = inputs.read();
   params.logp = pointer<float>(logp);
   params.counted = pointer<int32_t>(counted);
-  params.lse = pointer<float>(lse);
+  params.lse = pointer<double>(lse);
   passage_logp_cpu(params, threads);
 }
 
@@ -53,7 +53,7 @@ void backward(const Inputs& inputs, uintptr_t lse, uintptr_t grad_logp, uintptr_
               uintptr_t grad_weight, uintptr_t grad_bias, int threads) {
   PassageLogpBackwardParams params;
   params.in = inputs.read();
-  params.lse = pointer<const float>(lse);
+  params.lse = pointer<const double>(lse);
   params.grad_logp = pointer<const float>(grad_logp);
   params.grad_hidden = pointer<void>(grad_hidden);
   params.grad_weight = pointer<void>(grad_weight);

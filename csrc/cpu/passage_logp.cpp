@@ -256,7 +256,7 @@ void passage_logp_cpu(const PassageLogpParams& params, int threads) {
   const PassageLogpInputs& in = params.in;
   std::fill(params.logp, params.logp + in.sequences, 0.0f);
   std::fill(params.counted, params.counted + in.sequences, 0);
-  std::fill(params.lse, params.lse + in.tokens, 0.0f);
+  std::fill(params.lse, params.lse + in.tokens, 0.0);
   const Problem problem(in, nullptr, threads);
   const Tokens& tokens = problem.tokens;
   if (tokens.count == 0) return;
@@ -270,7 +270,7 @@ void passage_logp_cpu(const PassageLogpParams& params, int threads) {
     const int64_t end = std::min(tokens.count, (task + 1) * 256);
     for (int64_t i = task * 256; i < end; ++i) {
       const double lse = join(maximum.at(i), sum.at(i), problem.blocks, tokens.padded);
-      params.lse[tokens.row[i]] = static_cast<float>(lse);
+      params.lse[tokens.row[i]] = lse;
       logp[i] = target_logit.data()[i] - lse;
     }
   });
@@ -305,11 +305,15 @@ class Backward {
         scratch_(problem_.threads * kScratch),
         weight_scratch_(problem_.threads * engine_.columns * width_),
         lse_(problem_.tokens.padded),
+        mass_(problem_.tokens.padded),
         grad_(problem_.tokens.padded) {
     const Tokens& tokens = problem_.tokens;
     for (int64_t i = 0; i < tokens.padded; ++i) {
-      lse_.data()[i] = i < tokens.count ? params.lse[tokens.row[i]] : 0.0f;
+      const double lse = i < tokens.count ? params.lse[tokens.row[i]] : 0.0;
+      lse_.data()[i] = static_cast<float>(lse);
       grad_.data()[i] = i < tokens.count ? params.grad_logp[tokens.sequence[i]] : 0.0f;
+      // What rounding the lse to f32 would do to all of a row's probabilities alike.
+      mass_.data()[i] = static_cast<float>(std::exp(lse_.data()[i] - lse));
     }
     if (p_.grad_weight) pack_tokens();
   }
@@ -386,7 +390,7 @@ class Backward {
         tokens.targets_in_block(token, block * kVocabularyBlock, targets);
         const int64_t unit = token / (engine_.pairs ? 2 : 1);
         engine_.grad({products, words, problem_.rule(block), targets, lse_.at(token),
-                      grad_.at(token), rows,
+                      mass_.at(token), grad_.at(token), rows,
                       by_word_.at(i * kVocabularyBlock * token_units_ + unit * engine_.columns),
                       token_units_});
         if (p_.grad_hidden) {
@@ -446,7 +450,7 @@ class Backward {
   const int64_t width_;        // H rounded up to whole vectors
   const int64_t token_units_;  // of the padded tokens
   const Buffer columns_of_token_, by_word_, hidden_grad_, words_, word_rows_, scratch_;
-  const Buffer weight_scratch_, lse_, grad_;
+  const Buffer weight_scratch_, lse_, mass_, grad_;
 };
 
 }  // namespace

@@ -123,10 +123,10 @@ class PassageLogpInputs:
 
 
 def passage_logp_cpu(inputs: PassageLogpInputs, threads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``passage_logp`` for f32 and bf16: logp f32 [S], tokens i32 [S], lse f32 [T]."""
+    """``passage_logp`` for f32 and bf16: logp f32 [S], tokens i32 [S], lse f64 [T]."""
     logp = torch.empty(inputs.sequences, dtype=torch.float32)
     tokens = torch.empty(inputs.sequences, dtype=torch.int32)
-    lse = torch.empty(inputs.hidden.shape[0], dtype=torch.float32)
+    lse = torch.empty(inputs.hidden.shape[0], dtype=torch.float64)
     module().passage_logp_cpu(
         inputs.record, logp.data_ptr(), tokens.data_ptr(), lse.data_ptr(), threads
     )
@@ -156,3 +156,135 @@ def passage_logp_backward_cpu(
         threads,
     )
     return grads[0], grads[1], grads[2]
+
+
+_SCALARS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+
+
+class ScanInputs:
+    """What ``scan``, ``draw`` and ``log_partition`` read; keeps the tensors alive.
+
+    Queries become f32. Passages stay where they are (a memory-mapped file is streamed); only rows
+    whose numbers are not adjacent are copied.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        passages: Tensor,
+        inv_temperature: float,
+        scales: Tensor | None,
+        exclude: Tensor | None,
+        threads: int,
+    ) -> None:
+        self.queries = queries.to(torch.float32).contiguous()
+        self.passages, self.view, self.scales = passages_view(passages, scales)
+        self.exclude = None if exclude is None else exclude.contiguous()
+        self.record = module().ScanInputs(
+            queries=self.queries.data_ptr(),
+            batch=queries.shape[0],
+            passages=self.view,
+            exclude=0 if self.exclude is None else self.exclude.data_ptr(),
+            per_query=0 if self.exclude is None else self.exclude.shape[1],
+            inv_temperature=inv_temperature,
+            threads=max(threads, 1),
+        )
+
+
+def passages_view(passages: Tensor, scales: Tensor | None) -> tuple[Tensor, Any, Tensor | None]:
+    """(the tensor to keep alive, its view for the kernels, scales to keep alive)."""
+    if passages.stride(1) != 1 and passages.shape[1] > 1:
+        passages = passages.contiguous()
+    if scales is not None:
+        scales = scales.to(torch.float32).contiguous()
+    view = module().PassagesView(
+        data=passages.data_ptr(),
+        type=_SCALARS[passages.dtype],
+        row_bytes=passages.stride(0) * passages.element_size(),
+        scales=0 if scales is None else scales.data_ptr(),
+        count=passages.shape[0],
+        width=passages.shape[1],
+    )
+    return passages, view, scales
+
+
+class Certificate:
+    """Exact passages and how far each row was rounded; keeps the tensors alive."""
+
+    def __init__(self, exact: Tensor, row_error: Tensor, row_norm: Tensor) -> None:
+        self.exact, self.view, _ = passages_view(exact, None)
+        self.row_error, self.row_norm = row_error, row_norm
+
+
+def scan_cpu(
+    inputs: ScanInputs, k: int, tiles: int | None, certificate: Certificate | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``scan``: ids i64 [B, k], scores f32 [B, k], tile_lse f32 [B, tiles] ([B, 0] for None)."""
+    batch = inputs.queries.shape[0]
+    ids = torch.empty((batch, k), dtype=torch.int64)
+    scores = torch.empty((batch, k), dtype=torch.float32)
+    lse = torch.empty((batch, tiles or 0), dtype=torch.float32)
+    module().scan_cpu(
+        inputs.record,
+        k=k,
+        ids=ids.data_ptr(),
+        scores=scores.data_ptr(),
+        tile_lse=lse.data_ptr() if tiles else 0,
+        exact=None if certificate is None else certificate.view,
+        row_error=0 if certificate is None else certificate.row_error.data_ptr(),
+        row_norm=0 if certificate is None else certificate.row_norm.data_ptr(),
+    )
+    return ids, scores, lse
+
+
+def row_errors_cpu(
+    passages: Tensor, scales: Tensor | None, exact: Tensor, threads: int
+) -> tuple[Tensor, Tensor]:
+    """|e - e'| and |e'| of each row, rounded up: f32 [N] each; +inf where not finite."""
+    passages, view, scales = passages_view(passages, scales)
+    exact, exact_view, _ = passages_view(exact, None)
+    row_error = torch.empty(passages.shape[0], dtype=torch.float32)
+    row_norm = torch.empty(passages.shape[0], dtype=torch.float32)
+    module().row_errors_cpu(
+        rounded=view,
+        exact=exact_view,
+        threads=max(threads, 1),
+        row_error=row_error.data_ptr(),
+        row_norm=row_norm.data_ptr(),
+    )
+    return row_error, row_norm
+
+
+def draw_cpu(inputs: ScanInputs, tile_lse: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """``draw``: ids i64 [B, M], logp f32 [B, M]."""
+    tile_lse = tile_lse.to(torch.float32).contiguous()
+    uniforms = uniforms.to(torch.float64).contiguous()
+    ids = torch.empty(uniforms.shape, dtype=torch.int64)
+    logp = torch.empty(uniforms.shape, dtype=torch.float32)
+    module().draw_cpu(
+        inputs.record,
+        tile_lse=tile_lse.data_ptr(),
+        uniforms=uniforms.data_ptr(),
+        draws=uniforms.shape[1],
+        ids=ids.data_ptr(),
+        logp=logp.data_ptr(),
+    )
+    return ids, logp
+
+
+def log_partition_cpu(inputs: ScanInputs) -> Tensor:
+    """``log_partition``: f32 [B]."""
+    lse = torch.empty(inputs.queries.shape[0], dtype=torch.float32)
+    module().log_partition_cpu(inputs.record, lse=lse.data_ptr())
+    return lse
+
+
+def log_partition_backward_cpu(inputs: ScanInputs, lse: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of ``log_partition`` in the queries: f32 [B, D]."""
+    lse = lse.to(torch.float32).contiguous()
+    grad = grad.to(torch.float32).contiguous()
+    gradient = torch.empty(inputs.queries.shape, dtype=torch.float32)
+    module().log_partition_backward_cpu(
+        inputs.record, lse=lse.data_ptr(), grad=grad.data_ptr(), gradient=gradient.data_ptr()
+    )
+    return gradient

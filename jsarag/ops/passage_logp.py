@@ -195,7 +195,7 @@ def _fake(
     return (
         hidden.new_empty((sequences,), dtype=torch.float32),
         hidden.new_empty((sequences,), dtype=torch.int32),
-        hidden.new_empty((hidden.shape[0],), dtype=torch.float32),
+        hidden.new_empty((hidden.shape[0],), dtype=torch.float64),
     )
 
 
@@ -276,11 +276,19 @@ def _backward(ctx: Any, grad_logp: Tensor, *_unused: Tensor | None) -> tuple[Ten
     return on_hidden, on_weight, None, None, on_bias, None, None, None, None
 
 
+def _refuse(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    raise JsaragError(
+        "passage_logp: the compiled kernel has no second derivative; give it float64 inputs, which "
+        "run the reference, or set JSARAG_BACKEND=reference"
+    )
+
+
 _ARGUMENTS = (
     "Tensor hidden, Tensor weight, Tensor targets, Tensor cu_seqlens, Tensor? bias, "
     "float? softcap, float logit_scale, int ignore_index"
 )
-# The third result is each token's log-sum-exp, kept for the backward pass.
+# The third result is each token's log-sum-exp in float64: rounded to f32 it would move all of a
+# token's probabilities the same way, which shows in the gradient.
 register(
     "passage_logp",
     f"({_ARGUMENTS}, int threads) -> (Tensor, Tensor, Tensor)",
@@ -297,3 +305,4 @@ register(
 torch.library.register_autograd(
     "jsarag::passage_logp", _backward, setup_context=_setup_context, lib=LIBRARY
 )
+torch.library.register_autograd("jsarag::passage_logp_backward", _refuse, lib=LIBRARY)

@@ -48,7 +48,8 @@ struct GradBlock {
   int64_t columns;  // columns up to the next panel come out as 0
   LogitRule rule;
   const int64_t* targets;  // [kTokenBlock], as above
-  const float* lse;        // [kTokenBlock]
+  const float* lse;        // [kTokenBlock], rounded to f32, and
+  const float* mass;       // [kTokenBlock] the factor exp(rounded - exact) that makes up for it
   const float* grad;       // [kTokenBlock]; the loss's gradient on log p of the row's target
   float* by_token;         // [kTokenBlock, kLogitsStride] units along columns out; not for f32
   float* by_word;          // [panel of columns][token_units][columns], this block's first unit

@@ -122,7 +122,7 @@ inline __attribute__((always_inline)) void tile(const float* left, const float* 
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      sum[i][j] = accumulate ? V::load(c + i * c_stride + j * V::kLanes) : V::zero();
+      sum[i][j] = V::zero();
     }
   }
   for (int64_t u = 0; u < units; ++u) {
@@ -141,7 +141,10 @@ inline __attribute__((always_inline)) void tile(const float* left, const float* 
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) V::store(c + i * c_stride + j * V::kLanes, sum[i][j]);
+    for (int j = 0; j < kVectors; ++j) {
+      float* to = c + i * c_stride + j * V::kLanes;
+      V::store(to, accumulate ? V::add(V::load(to), sum[i][j]) : sum[i][j]);
+    }
   }
 }
 
@@ -280,7 +283,7 @@ void grad_row(const GradBlock& block, int64_t i) {
   const bool capped = rule.softcap > 0.0f;
   const bool plain = rule.bias == nullptr && rule.scale == 1.0f && !capped;
   const float outer = block.grad[i] * rule.scale;
-  const F lse = V::set1(block.lse[i]), factor = V::set1(-outer);
+  const F lse = V::set1(block.lse[i]), factor = V::set1(-outer * block.mass[i]);
   const F scale = V::set1(rule.scale), cap = V::set1(rule.softcap), one = V::set1(1.0f);
   const F inverse = V::set1(capped ? 1.0f / rule.softcap : 0.0f);
 

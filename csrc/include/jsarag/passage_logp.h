@@ -30,12 +30,12 @@ struct PassageLogpParams {
   PassageLogpInputs in;
   float* logp = nullptr;       // [S] f32 out
   int32_t* counted = nullptr;  // [S] i32 out
-  float* lse = nullptr;        // [T] f32 out: log-sum-exp of each token's logits, 0 where ignored
+  double* lse = nullptr;       // [T] f64 out: log-sum-exp of each token's logits, 0 where ignored
 };
 
 struct PassageLogpBackwardParams {
   PassageLogpInputs in;
-  const float* lse = nullptr;        // [T] f32, from the forward pass
+  const double* lse = nullptr;       // [T] f64, from the forward pass
   const float* grad_logp = nullptr;  // [S] f32; tokens of sequences with 0 are skipped
   void* grad_hidden = nullptr;       // [T, H] like hidden but contiguous, out, or null
   void* grad_weight = nullptr;       // [V, H] like weight but contiguous, out, or null
