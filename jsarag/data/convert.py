@@ -35,7 +35,7 @@ def convert(dataset: Dataset, target: Path | str) -> dict[str, int]:
                     f"'{example.id}' of '{split}' has no answer, which our rows need; read the "
                     "folder as it is, or leave this split out"
                 )
-    if target.exists() and not is_complete(target) and any(target.iterdir()):
+    if target.is_dir() and not is_complete(target) and any(target.iterdir()):
         raise DataError(
             "expected no folder, an empty one, or one written by an earlier conversion; choose "
             "another target or move its files away",

@@ -95,20 +95,21 @@ def fetch(
     except urllib.error.HTTPError as error:
         with error:
             raise DataError(
-                f"the server answered {error.code} ({error.reason}); check --url", path=url
+                f"the server answered {error.code} ({error.reason}); check --url",
+                path=_without_secrets(url),
             ) from error
     except (OSError, http.client.HTTPException) as error:
         raise BackendUnavailableError(
-            f"{url}: cannot be fetched ({_reason(error)}); what has arrived is kept, so the same "
-            "command goes on from there. Or bring the files yourself: "
+            f"{_without_secrets(url)}: cannot be fetched ({_reason(error)}); what has arrived is "
+            "kept, so the same command goes on from there. Or bring the files yourself: "
             f"{format_.what_to_put(folder)}"
         ) from error
     record = FileRecord.of(part)
     if recorded is not None and record != _file_record(recorded):
         part.unlink()
         raise DataError(
-            f"the file at {url} has sha256 {record.sha256[:12]}..., {folder / RECORD} recorded "
-            f"{recorded['sha256'][:12]}...; it was changed or cut. Fetch again, or remove its "
+            f"the file at {_without_secrets(url)} has sha256 {record.sha256[:12]}..., "
+            f"{folder / RECORD} recorded {recorded['sha256'][:12]}...; it was changed or cut. Fetch again, or remove its "
             "entry if the new one is right",
             path=path,
         )
@@ -180,8 +181,8 @@ def _name_in(url: str) -> str:
     name = urllib.parse.unquote(parts.path).rpartition("/")[2]
     if parts.scheme not in _SCHEMES or name in ("", ".", ".."):
         raise ConfigError(
-            f"--url: expected the {', '.join(_SCHEMES)} address of a file, got '{url}'; give the "
-            "whole address"
+            f"--url: expected the {', '.join(_SCHEMES)} address of a file, got "
+            f"'{_without_secrets(url)}'; give the whole address"
         )
     return name
 
