@@ -109,8 +109,8 @@ def fetch(
         part.unlink()
         raise DataError(
             f"the file at {_without_secrets(url)} has sha256 {record.sha256[:12]}..., "
-            f"{folder / RECORD} recorded {recorded['sha256'][:12]}...; it was changed or cut. Fetch again, or remove its "
-            "entry if the new one is right",
+            f"{folder / RECORD} recorded {recorded['sha256'][:12]}...; it was changed or cut. "
+            "Fetch again, or remove its entry if the new one is right",
             path=path,
         )
     part.rename(path)
