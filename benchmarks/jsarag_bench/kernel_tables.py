@@ -161,7 +161,8 @@ def _shape(row: Row) -> str:
 
 
 def _dtype(row: Row) -> str:
-    return _SHORT.get(row["dtype"], row["dtype"])
+    dtype = str(row["dtype"])
+    return _SHORT.get(dtype, dtype)
 
 
 def _best_rival(row: Row) -> str:

@@ -9,9 +9,10 @@ threads that still spin are charged to whoever comes next. What is not there is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,6 +26,8 @@ from jsarag_bench.kernels.mis_chain import MisChainInputs
 from jsarag_bench.kernels.passage_logp import LogpInputs, eager_logp, with_gradients
 
 Call = Callable[[], Any]
+
+_PACKAGES = ("faiss-cpu", "usearch", "liger-kernel", "cut-cross-entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,28 @@ class Peer:
 
 
 def peers_of(case: Case) -> list[Peer]:
-    """The rivals of a case's op on its device, able to run or not."""
-    return [peer for peer in _PEERS if peer.op == case.op and case.device in peer.devices]
+    """The rivals of a case's op on its device, able to run or not.
+
+    Only those that do the same job: a case whose answer is that of f32 (certified int8, too) has
+    no rivals that round to bf16 or f16.
+    """
+    exact = case.dtype == _F32 or bool(case.options.get("certify"))
+    return [
+        peer
+        for peer in _PEERS
+        if peer.op == case.op
+        and case.device in peer.devices
+        and (not exact or peer.computes_in(case) == _F32 or peer.dtype is None)
+    ]
+
+
+def rival_versions() -> dict[str, str]:
+    """Versions of the rivals' packages that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def peer_named(op: str, name: str) -> Peer:

@@ -27,7 +27,7 @@ from jsarag_bench.ceilings import Ceilings, measure_ceilings
 from jsarag_bench.kernels import load_kernel
 from jsarag_bench.kernels.base import Workload, require_correct
 from jsarag_bench.kernels.inputs import forget_passages
-from jsarag_bench.peers import Peer, peers_of
+from jsarag_bench.peers import Peer, peers_of, rival_versions
 from jsarag_bench.result import BenchResult, BenchRow, PeerTiming
 from jsarag_bench.rows import append_row, machine_name, results_folder
 from jsarag_bench.timing import (
@@ -169,6 +169,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
     environment = describe_environment()
     del environment["command"], environment["torch_threads"]
     features = backend_report()["backends"]["cpu"]["features"]
+    environment["packages"] |= rival_versions()
     return {
         "name": machine_name(),
         **environment,

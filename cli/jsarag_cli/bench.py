@@ -12,9 +12,12 @@ from jsarag_cli.progress import make_reporter
 
 def bench(
     cases: Annotated[
-        list[str], typer.Argument(metavar="CASE", help="Named shapes; default: all.")
+        list[str], typer.Argument(metavar="CASE", help="Named shapes; default: the quick ones.")
     ] = [],  # noqa: B006 - typer copies it
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    full: Annotated[
+        bool, typer.Option("--full", help="Every case; slow rivals, too (half an hour).")
+    ] = False,
     repetitions: Annotated[int, typer.Option(min=3, help="Timed runs of each kernel.")] = 30,
     peers: Annotated[bool, typer.Option(help="Time the rivals that are installed, too.")] = True,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
@@ -25,7 +28,12 @@ def bench(
 
     with make_reporter(quiet=quiet) as reporter:
         result = run_cases(
-            cases, device=device, repetitions=repetitions, peers=peers, reporter=reporter
+            cases,
+            device=device,
+            full=full,
+            repetitions=repetitions,
+            peers=peers,
+            reporter=reporter,
         )
     if json:
         print_json(result)

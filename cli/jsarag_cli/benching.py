@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def run_cases(
-    cases: Sequence[str], *, device: str, repetitions: int, peers: bool, reporter: Reporter
+    cases: Sequence[str],
+    *,
+    device: str,
+    full: bool,
+    repetitions: int,
+    peers: bool,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Run benchmark cases; the JSON of CONVENTIONS' ``bench``.
 
@@ -35,6 +41,7 @@ def run_cases(
     result = run(
         list(cases) or None,
         device=device,
+        full=full,
         repetitions=repetitions,
         peers=peers,
         progress=reporter.event,
@@ -45,7 +52,12 @@ def run_cases(
 
 def show_result(result: Mapping[str, Any], console: Console) -> None:
     """Machine, then a line per kernel and case."""
-    console.print(facts({key: value for key, value in result["machine"].items() if value}))
+    machine = {
+        key: ", ".join(value) if isinstance(value, list) else value
+        for key, value in result["machine"].items()
+        if value and not isinstance(value, Mapping)
+    }
+    console.print(facts(machine))
     console.print()
     made = table(
         "op",

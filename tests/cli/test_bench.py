@@ -55,7 +55,7 @@ def test_json_is_the_benchmarks_own(cli: Cli, benchmark: FakeBench) -> None:
     assert ended.json == RESULT
     cases, settings = benchmark.given
     assert cases == ["wow", "doqa"]
-    assert settings == {"device": "auto", "repetitions": 5, "peers": False}
+    assert settings == {"device": "auto", "full": False, "repetitions": 5, "peers": False}
 
 
 def test_all_cases_are_none(cli: Cli, benchmark: FakeBench) -> None:
