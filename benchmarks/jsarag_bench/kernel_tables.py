@@ -196,11 +196,10 @@ def size(value: int | None) -> str:
     return f"{value / 1e6:,.0f} MB" if value >= 1e7 else f"{value / 1e6:.1f} MB"
 
 
-def short_commit(commit: Any) -> str:
+def short_commit(commit: str | None) -> str:
     """Ten digits, and whether the tree was changed."""
     if commit is None:
         return "installed"
-    commit = str(commit)
     return commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
 
 

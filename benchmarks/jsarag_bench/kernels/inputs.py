@@ -97,10 +97,11 @@ def stored(case: Case, inputs: ScanInputs) -> tuple[Tensor, Tensor | None]:
 def naive_scores(queries: Tensor, passages: Tensor, scales: Tensor | None) -> Tensor:
     """Inner products by one torch matmul in the passages' dtype, f32 [B, N].
 
-    int8 has no such matmul: there the rows are widened, which is the strictest budget.
+    For int8 that means queries rounded to int8, too (the products are exact in f32).
     """
     if scales is not None:
-        return (queries @ passages.float().T) * scales
+        step = queries.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127.0
+        return ((queries / step).round() @ passages.float().T) * scales * step
     return (queries.to(passages.dtype) @ passages.T).float()
 
 
