@@ -144,7 +144,7 @@ def of_values(
     """What any set of weights says about itself: scalars, means over the batch.
 
     ``weight_entropy`` in nats; ``distinct_candidates`` scored passages per example;
-    ``evidence_spread`` best minus median log p(y|x,h) of them, in nats.
+    ``evidence_spread`` best minus median log p(y|x,h) of those not impossible, in nats.
     """
     found = {
         "weight_entropy": -torch.xlogy(values, values).sum(dim=1).mean(),
@@ -152,9 +152,9 @@ def of_values(
     }
     if response_logp is not None:
         known = response_logp.detach()
-        best = known.masked_fill(~scored, -torch.inf).amax(dim=1)
-        median = known.masked_fill(~scored, torch.nan).nanmedian(dim=1).values
-        found["evidence_spread"] = (best - median).mean()
+        known = known.masked_fill(~(scored & known.isfinite()), torch.nan)
+        best = known.nan_to_num(nan=-torch.inf).amax(dim=1)
+        found["evidence_spread"] = _finite_mean(best - known.nanmedian(dim=1).values)
     return found
 
 
@@ -176,6 +176,11 @@ def on_host(found: Mapping[str, Tensor]) -> dict[str, float]:
         if counted:
             values["acceptance_rate"] = accepted / counted
     return values
+
+
+def _finite_mean(each: Tensor) -> Tensor:
+    """Mean over the examples with a finite value, 0 where none has one: logs are plain JSON."""
+    return each.where(each.isfinite(), torch.nan).nanmean().nan_to_num(nan=0.0)
 
 
 def _of_enumeration(joint: Tensor, values: Tensor, scores: RetrieverScores) -> dict[str, Tensor]:
@@ -209,7 +214,7 @@ def _of_draws(
     ratio = (scores.prior_logp.detach() - candidates.slot_logp).gather(1, candidates.proposals)
     return {
         "ess": (normalised.sum(dim=1) / squares).mean(),
-        "log_evidence": (drawn.logsumexp(dim=1) - log_draws).mean(),
+        "log_evidence": _finite_mean(drawn.logsumexp(dim=1) - log_draws),
         "kl_posterior": (torch.xlogy(normalised, normalised).sum(dim=1) + log_draws).mean(),
         "prior_posterior_overlap": ratio.clamp(max=0).exp().mean(),
     }

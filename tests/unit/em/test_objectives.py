@@ -345,12 +345,8 @@ def test_impossible_passages_get_no_weight_and_no_nan(
     for leaf in (bench.problem.queries.prior, bench.problem.queries.posterior, bench.scorer.table):
         assert leaf.grad.isfinite().all()
     assert math.isfinite(taken.loss.total.item())
-    finite = {
-        name: value
-        for name, value in taken.weights.diagnostics.items()
-        if name != "evidence_spread"  # the median passage is impossible
-    }
-    assert all(math.isfinite(value) for value in finite.values()), finite
+    found = taken.weights.diagnostics
+    assert all(math.isfinite(value) for value in found.values()), found
 
 
 def test_sharp_evidence_does_not_overflow(make_bench: Make, settings: Settings, take: Make) -> None:
@@ -426,3 +422,24 @@ def test_acceptance_does_not_count_a_free_first_step(
     assert decided == pytest.approx(round(decided))
     assert decided <= 2
     assert taken.candidates.rows.gather(1, taken.weights.held[:, None])[:3, 0].tolist() == [0] * 3
+
+
+def test_diagnostics_stay_finite_when_only_the_stored_state_has_weight(
+    make_bench: Make, settings: Settings, take: Make
+) -> None:
+    """Every draw impossible, the chain stays where it is: legitimate, and loggable."""
+    bench, chains = make_bench(), ChainStore()
+    with torch.no_grad():
+        bench.scorer.table[0] = -torch.inf
+        bench.scorer.table[0, 29] = -3
+    fresh = take(make_objective("jsa", settings(estimator="exact", k=30)), bench.problem)
+    assert fresh.weights.values[0, 29] == 1
+    chains.put(bench.problem.example_ids, torch.tensor([29, 1, 2, 3]))
+    taken = take(
+        make_objective("jsa", settings(estimator="mis-cached", mis_steps=2), chains),
+        bench.problem,
+    )
+    assert taken.candidates.rows[0, taken.weights.held[0]] == 29
+    assert 29 not in taken.candidates.rows[0].gather(0, taken.candidates.proposals[0]).tolist()
+    found = taken.weights.diagnostics
+    assert all(math.isfinite(value) for value in found.values()), found
