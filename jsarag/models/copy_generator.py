@@ -27,9 +27,10 @@ from jsarag.models.copy_network import (
     Past,
     Sources,
     Stem,
-    copy_logits,
-    matching_logp,
-    mixture_total,
+    copied_probability,
+    generate_share,
+    known_logp,
+    mixture_logp,
 )
 from jsarag.models.encoder import TextEncoder
 from jsarag.models.generator import Generator
@@ -271,15 +272,14 @@ class CopyGenerator(Generator):
         return groups
 
     def _known(self, stem: Stem, contexts: Sources, targets: Tensor) -> Tensor:
-        """Log of the unnormalised probability [n, T] of the targets without any passage."""
+        """What is known of the targets [n, T] before any passage; see ``copy_network``."""
         real = targets >= 0
-        classes = self._classes_of(targets[real])
+        classes = self._token_classes[targets[real]]
         logp = self.network.class_logp(stem.states[real], classes)
         logp = logp - (classes == len(self.network.class_words) - 1) * float(np.log(self._others))
-        generated = torch.zeros_like(stem.generate)
-        generated[real] = logp.to(generated.dtype)
-        copied = matching_logp(contexts, stem.context_logits, targets)
-        return torch.logaddexp(stem.generate + generated, copied)
+        generated = torch.zeros(targets.shape, dtype=logp.dtype, device=self.device)
+        generated[real] = logp
+        return known_logp(stem, generated, contexts, targets)
 
     def _pairs(self, grounds: Grounds, stems: Sequence[_Scored], width: int) -> Tensor:
         """log p [P, width] of every input's targets, passages included."""
@@ -298,22 +298,12 @@ class CopyGenerator(Generator):
 
     def _distribution(self, stem: Stem, contexts: Sources, passages: Sources) -> Tensor:
         """log p over all tokens [n, V] at one position per row (T = 1)."""
-        passage_logits = copy_logits(
-            passages, stem.queries, stem.runs, stem.passage_bias, stem.written
-        )
-        total = mixture_total(stem, passage_logits)
-        generate = self.network.class_distribution(stem.states[:, 0])
-        generate = generate + (stem.generate - total)
-        vocabulary = self.vocabulary
-        assert isinstance(vocabulary, Tensor)
-        other = generate[:, -1:].exp() / self._others
-        result = other.expand(-1, len(self.network.words)).clone()
-        result[:, vocabulary] = generate[:, :-1].exp()
-        for source, logits in ((contexts, stem.context_logits), (passages, passage_logits)):
-            copied = (logits[:, 0] - total).exp()
-            result.scatter_add_(1, source.ids.clamp_min(0), copied * (source.ids >= 0))
-        tiny = torch.finfo(result.dtype).tiny
-        return result.clamp_min(tiny).log()
+        result = copied_probability(stem, contexts, passages, len(self.network.words))
+        generated = self.network.class_distribution(stem.states[:, 0]).exp()
+        generated = generated * generate_share(stem, passages)
+        generated[:, -1] /= self._others
+        result += generated[:, self._token_classes]
+        return result.clamp_min(torch.finfo(result.dtype).tiny).log()
 
     def _greedy(self, contexts: Sources, passages: Sources, max_new_tokens: int) -> list[list[int]]:
         memory = self.network.context_memory(contexts)
@@ -333,10 +323,12 @@ class CopyGenerator(Generator):
         rows: list[list[int]] = torch.stack(tokens, dim=1).tolist() if tokens else [[]] * count
         return rows
 
-    def _classes_of(self, tokens: Tensor) -> Tensor:
+    @property
+    def _token_classes(self) -> Tensor:
+        """The class of every token, int64 [V]."""
         classes = self.classes
         assert isinstance(classes, Tensor)
-        return classes[tokens]
+        return classes
 
     def _read(self, field: str, texts: Sequence[str]) -> list[Tensor]:
         """Token ids of each distinct text, cut to the field's limit, kept for next time."""
@@ -362,8 +354,8 @@ class CopyGenerator(Generator):
 class _Scored(NamedTuple):
     """Stems of some (context, response) pairs and the inputs that use them.
 
-    known [n, T]: log of the targets' unnormalised probability before any passage. inputs: positions
-    in the call; row_of: the stem row each of them uses.
+    known [n, T]: what is known of the targets before any passage. inputs: positions in the call;
+    row_of: the stem row each of them uses.
     """
 
     stem: Stem
@@ -374,11 +366,7 @@ class _Scored(NamedTuple):
 
 
 def _with_passage(group: _Scored, rows: Tensor, passages: Sources) -> Tensor:
-    stem = group.stem.select(rows)
-    targets = group.targets[rows]
-    logits = copy_logits(passages, stem.queries, stem.runs, stem.passage_bias, stem.written)
-    known = torch.logaddexp(group.known[rows], matching_logp(passages, logits, targets))
-    return known - mixture_total(stem, logits)
+    return mixture_logp(group.stem.select(rows), group.known[rows], passages, group.targets[rows])
 
 
 def build_copy_generator(

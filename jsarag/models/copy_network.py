@@ -1,17 +1,26 @@
 """The trainable network of the copy generator: a small decoder and a pointer over source tokens.
 
-Every word piece of the response is either generated from a small vocabulary or copied from the
-context or the passage. One softmax decides: one slot generates, every source token is a slot that
-emits itself,
+Every word piece of the response is generated from a small vocabulary, or copied from the context,
+or copied from the passage:
 
-    p(y_t) = [ e^{g_t} p_vocabulary(y_t) + sum_{j: source_j = y_t} e^{b_t + a_tj} / n ] / Z_t,
+    p(y_t) = s_v p_vocabulary(y_t) + s_c sum_{j in context: j = y_t} a_tj
+           + s_p sum_{j in passage: j = y_t} a_tj,
 
-n the number of tokens of that source, so that a longer passage is no likelier a source by its
-length alone. What the decoder knows before it sees a passage (generate slot, context slots) is
-computed once per (context, response) and shared by all passages: the passage enters through its
-keys only, so scoring sixteen passages costs little more than scoring one.
+the shares s and the attentions a each summing to 1. Three decisions make it tell passages apart
+instead of only fitting responses (AUC of gold against hard negatives on SK-TOD after 100 steps from
+nothing; the query likelihood it starts from has .81):
 
-Texts, tokenisers and batches are ``copy_generator``'s business.
+* The shares depend on the context and on what is written, never on the passage, and attention is
+  normalised within a source. One softmax over all slots let a wrong passage win or lose mass for
+  words that are not in it, and AUC fell to .70; with this it stays at .79 to .81.
+* The shares stay within e^+-1.5 of their start, so the passage keeps a say however well the
+  decoder learns to do without.
+* It starts as the query likelihood with background frequencies (uniform attention), plus a
+  preference for continuing a copied span. Passages are told apart from the first step on.
+
+What the decoder knows before it sees a passage is computed once per (context, response) and shared
+by all passages: scoring sixteen passages costs little more than scoring one. Texts, tokenisers and
+batches are ``copy_generator``'s business.
 """
 
 from __future__ import annotations
@@ -29,11 +38,13 @@ from jsarag import ops, randomness
 FLOOR = -1e9
 _KEY_WIDTH = 64
 _HEAD_WIDTH = 64
-# Start: three tokens in ten generated, six copied from the passage, one from the context.
-_START_SHARES = {"generate": 0.3, "passage": 0.6, "context": 0.1}
-# Start: a source token whose predecessor (and its predecessor) is what was just written is this
-# much likelier a copy than the others; copied spans continue.
+# Start: three tokens in ten generated, one copied from the context, six from the passage.
+_START_SHARES = (0.3, 0.1, 0.6)
+_SHARE_RANGE = 1.5
+# Start: a source token whose predecessor (and its predecessor too) is what was just written is
+# e^2 (e^4) times likelier a copy than the others: copied spans continue.
 _START_RUNS = (2.0, 2.0)
+_GENERATE, _CONTEXT, _PASSAGE = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +76,17 @@ class Sources:
 class Stem:
     """What is known at each response position before a passage is seen.
 
-    states [n, T, H]; queries [n, T, key width]; passage_bias [n, T]; runs [n, T, 2]; total [n, T],
-    the log-sum-exp of the generate slot's and the context's logits; written int64 [n, T, 2]: the
-    tokens one and two places before the position (-2 where there is none).
+    states [n, T, H]; shares [n, T, 3]: logits of the shares generate, context, passage; queries
+    [n, T, key width], scaled; runs [n, T, 2]: what a matching predecessor adds to a logit, and a
+    second one; context_logp [n, T, S]: log-attention to the context's tokens; written int64
+    [n, T, 2]: the tokens one and two places before the position (-2 where there is none).
     """
 
     states: Tensor
-    generate: Tensor
+    shares: Tensor
     queries: Tensor
-    passage_bias: Tensor
     runs: Tensor
-    context_logits: Tensor
-    total: Tensor
+    context_logp: Tensor
     written: Tensor
 
     def select(self, rows: Tensor) -> Stem:
@@ -157,10 +167,6 @@ class Block(nn.Module):
 class CopyNetwork(nn.Module):
     """Decoder, pointer and output layer; see the module's text.
 
-    It starts as the query likelihood does (a bag of the passage's words and background
-    frequencies, here with a preference for continuing copied spans), so passages are told apart
-    from the first step on.
-
     Args:
         words: frozen embeddings f32 [V, H] of every token, rows of about unit variance.
         class_words: embeddings f32 [G, H] of the generated classes; the last stands for every
@@ -172,6 +178,7 @@ class CopyNetwork(nn.Module):
 
     words: Tensor
     class_words: Tensor
+    start_shares: Tensor
 
     def __init__(
         self, words: Tensor, class_words: Tensor, class_logp: Tensor, *, layers: int, seed: int
@@ -183,6 +190,7 @@ class CopyNetwork(nn.Module):
             heads -= 1
         self.register_buffer("words", words, persistent=False)
         self.register_buffer("class_words", class_words, persistent=False)
+        self.register_buffer("start_shares", torch.tensor(_START_SHARES).log(), persistent=False)
         self.read = nn.Linear(width, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -278,13 +286,21 @@ class CopyNetwork(nn.Module):
             )
             present.append(new)
         states = self.norm(states)
-        mixing = self.mix(states)
+        moved, runs = self.mix(states).split([3, 2], dim=-1)
+        shares = self.start_shares + _SHARE_RANGE * (moved / _SHARE_RANGE).tanh()
+        empty = (context.ids < 0).all(dim=1)
+        shares = shares.masked_fill(
+            empty[:, None, None] & (torch.arange(3, device=shares.device) == _CONTEXT), FLOOR
+        )
         queries = self.query(states) / math.sqrt(_KEY_WIDTH)
-        runs = mixing[..., 3:]
-        generate = mixing[..., 0]
-        context_logits = copy_logits(context, queries, runs, mixing[..., 1], written)
-        total = torch.logaddexp(generate, _logsumexp(context_logits))
-        stem = Stem(states, generate, queries, mixing[..., 2], runs, context_logits, total, written)
+        stem = Stem(
+            states=states,
+            shares=shares,
+            queries=queries,
+            runs=runs,
+            context_logp=attention_logp(context, queries, runs, written),
+            written=written,
+        )
         return stem, present
 
     def class_logp(self, states: Tensor, classes: Tensor) -> Tensor:
@@ -326,48 +342,96 @@ class CopyNetwork(nn.Module):
             for layer in (block.own.output, block.context.output, block.output):
                 layer.weight.mul_(1.0 / math.sqrt(2.0 * len(self.blocks)))
         # Nothing learned yet: every source token alike, background frequencies for the rest.
-        for layer in (self.vocabulary, self.query, self.mix):
-            layer.weight.mul_(0.0 if layer is not self.query else 0.1)
-        shares = [_START_SHARES[name] for name in ("generate", "context", "passage")]
-        self.mix.bias.copy_(torch.tensor([*map(math.log, shares), *_START_RUNS]))
+        self.vocabulary.weight.zero_()
+        self.mix.weight.zero_()
+        self.query.weight.mul_(0.1)
+        self.mix.bias[3:] = torch.tensor(_START_RUNS)
 
 
-def copy_logits(
-    source: Sources, queries: Tensor, runs: Tensor, bias: Tensor, written: Tensor
-) -> Tensor:
-    """Logits [n, T, S] of copying each source token, :data:`FLOOR` on padding.
+def attention_logp(source: Sources, queries: Tensor, runs: Tensor, written: Tensor) -> Tensor:
+    """Log-attention [n, T, S] to each source token, about :data:`FLOOR` on padding.
 
     Args:
         source: n sources.
         queries: [n, T, key width], scaled.
         runs: [n, T, 2], what a matching predecessor adds, and a second one.
-        bias: [n, T] of this kind of source.
         written: int64 [n, T, 2], the tokens before each position.
     """
-    there = source.ids >= 0
-    count = there.sum(dim=1).clamp_min(1).to(queries.dtype).log()
-    logits = queries @ source.keys.transpose(1, 2) + (bias - count[:, None]).unsqueeze(-1)
+    logits = queries @ source.keys.transpose(1, 2)
     one = source.before[:, None] == written[..., 0].unsqueeze(-1)
     two = one & (source.before2[:, None] == written[..., 1].unsqueeze(-1))
     logits = logits + one * runs[..., :1] + two * runs[..., 1:]
-    return logits.masked_fill(~there[:, None], FLOOR)
+    logits = logits.masked_fill((source.ids < 0)[:, None], FLOOR)
+    return logits.log_softmax(dim=-1) if logits.shape[-1] else logits
 
 
-def matching_logp(source: Sources, logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-sum-exp [n, T] of the logits of source tokens equal to targets int64 [n, T]."""
+def known_logp(stem: Stem, generated_logp: Tensor, context: Sources, targets: Tensor) -> Tensor:
+    """Log of the targets' probability [n, T] times the sum of shares, the passage left out.
+
+    Args:
+        stem: n stems.
+        generated_logp: log p_vocabulary(targets), [n, T].
+        context: n contexts.
+        targets: int64 [n, T], negative where padded.
+    """
+    return torch.logaddexp(
+        stem.shares[..., _GENERATE] + generated_logp,
+        stem.shares[..., _CONTEXT] + _matching_logp(context, stem.context_logp, targets),
+    )
+
+
+def mixture_logp(stem: Stem, known: Tensor, passage: Sources, targets: Tensor) -> Tensor:
+    """log p(targets) [n, T] with the passage.
+
+    Args:
+        stem: n stems.
+        known: what :func:`known_logp` says of the targets.
+        passage: n passages (or sets of them).
+        targets: int64 [n, T], negative where padded.
+    """
+    attention = attention_logp(passage, stem.queries, stem.runs, stem.written)
+    share = _passage_share(stem, passage)
+    copied = share + _matching_logp(passage, attention, targets)
+    total = stem.shares[..., :_PASSAGE].logsumexp(dim=-1).logaddexp(share)
+    return torch.logaddexp(known, copied) - total
+
+
+def copied_probability(stem: Stem, context: Sources, passage: Sources, tokens: int) -> Tensor:
+    """Probability [n, tokens] that each token is copied at the single position of ``stem``."""
+    shares = _all_shares(stem, passage).softmax(dim=-1)
+    result = shares.new_zeros(len(shares), tokens)
+    attention = attention_logp(passage, stem.queries, stem.runs, stem.written)
+    for source, logp, place in (
+        (context, stem.context_logp, _CONTEXT),
+        (passage, attention, _PASSAGE),
+    ):
+        copied = shares[..., place] * logp[:, 0].exp() * (source.ids >= 0)
+        result.scatter_add_(1, source.ids.clamp_min(0), copied)
+    return result
+
+
+def generate_share(stem: Stem, passage: Sources) -> Tensor:
+    """The share [n, 1] that is generated at the single position of ``stem``."""
+    return _all_shares(stem, passage).softmax(dim=-1)[..., _GENERATE]
+
+
+def _all_shares(stem: Stem, passage: Sources) -> Tensor:
+    share = _passage_share(stem, passage)
+    return torch.cat([stem.shares[..., :_PASSAGE], share.unsqueeze(-1)], dim=-1)
+
+
+def _passage_share(stem: Stem, passage: Sources) -> Tensor:
+    """The passage's logit [n, T]: nothing can be copied where there is none."""
+    empty = (passage.ids < 0).all(dim=1)
+    return stem.shares[..., _PASSAGE].masked_fill(empty[:, None], FLOOR)
+
+
+def _matching_logp(source: Sources, logp: Tensor, targets: Tensor) -> Tensor:
+    """Log of the attention [n, T] to source tokens that equal the targets; FLOOR if there are none."""
+    if not logp.shape[-1]:
+        return logp.new_full(logp.shape[:-1], FLOOR)
     same = source.ids[:, None] == targets.unsqueeze(-1)
-    return _logsumexp(logits.masked_fill(~same, FLOOR))
-
-
-def mixture_total(stem: Stem, passage_logits: Tensor) -> Tensor:
-    """log Z [n, T] over the generate slot, the context's and the passage's tokens."""
-    return torch.logaddexp(stem.total, _logsumexp(passage_logits))
-
-
-def _logsumexp(logits: Tensor) -> Tensor:
-    if not logits.shape[-1]:
-        return logits.new_full(logits.shape[:-1], FLOOR)
-    return logits.logsumexp(dim=-1)
+    return logp.masked_fill(~same, FLOOR).logsumexp(dim=-1)
 
 
 def _shifted(packed: Tensor, first: Tensor) -> Tensor:
