@@ -21,6 +21,10 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Score the parts as they were before training.")
     ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where metrics.json and predictions.jsonl go; default: eval/ in RUN."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: the run's own.")
     ] = None,
@@ -30,13 +34,18 @@ def evaluate(
     overrides: Overrides,
 ) -> None:
     """Score a run: retrieval of prior and posterior, and the responses."""
+    from jsarag.eval.evaluate import PREDICTIONS_FILE, write
     from jsarag.runs import open_run
     from jsarag.train.evaluation import evaluate_run
 
     with make_reporter(quiet=quiet) as reporter:
         reporter.stage("open run", None)
         opened = open_run(run, untrained=untrained, split=split, device=device, overrides=overrides)
-        result = evaluate_run(opened, split, progress=staged(reporter)).to_json()
+        evaluation = evaluate_run(opened, split, progress=staged(reporter))
+    name = (split or opened.config.eval.split) + ("-untrained" if untrained else "")
+    folder = output or opened.run_dir.eval_path(name)
+    write(evaluation, folder)
+    result = evaluation.to_json()
     if json:
         print_json(result)
         return
@@ -46,4 +55,5 @@ def evaluate(
     console.print(evaluation_table(result))
     for text in result["notes"]:
         note(text)
-    console.print(f"\n{result['signature']}", style="dim", markup=False, soft_wrap=True)
+    console.print(f"\npredictions: {folder / PREDICTIONS_FILE}", markup=False, soft_wrap=True)
+    console.print(result["signature"], style="dim", markup=False, soft_wrap=True)

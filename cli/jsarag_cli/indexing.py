@@ -187,9 +187,11 @@ def open_folder(folder: Path, device: str) -> tuple[FlatIndex, TextEncoder, str]
     manifest = Manifest.read(folder)
     choice = encoder_choice(manifest)
     if choice is None:
+        owner = folder.resolve().parents[1] / "run.json"
+        run = owner.parent if owner.is_file() else f"'{manifest.extra.get('run', 'unknown')}'"
         raise ConfigError(
-            f"{folder}: this index belongs to a run, whose prior encodes the queries; give the run "
-            f"folder instead: {folder.resolve().parents[1]}"
+            f"{folder}: this index belongs to a run, whose prior encodes the queries; give that "
+            f"run's folder instead ({run})"
         )
     encoder = choice.load(device)
     index = FlatIndex.open(folder, index_spec(encoder))

@@ -131,19 +131,27 @@ class RichReporter(AbstractContextManager["RichReporter"]):
         from rich.live import Live
         from rich.progress import (
             BarColumn,
-            MofNCompleteColumn,
             Progress,
+            ProgressColumn,
+            Task,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
         from rich.text import Text
 
+        class _Count(ProgressColumn):
+            """``done/total``, or ``done`` alone where the total is unknown."""
+
+            def render(self, task: Task) -> Text:
+                total = "" if task.total is None else f"/{task.total:,.0f}"
+                return Text(f"{task.completed:,.0f}{total}" if task.completed or total else "")
+
         self._console = console or log_console()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            _Count(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
@@ -201,9 +209,9 @@ class RichReporter(AbstractContextManager["RichReporter"]):
         if self._task is None:
             return
         task = self._progress.tasks[-1]
-        if task.total is None:
-            self._progress.update(self._task, total=max(task.completed, 1))
-        self._progress.update(self._task, completed=self._progress.tasks[-1].total)
+        # A stage that counted nothing still ends with a full bar.
+        total = task.total if task.total is not None else max(task.completed, 1)
+        self._progress.update(self._task, total=total, completed=total)
         self._progress.stop_task(self._task)
         self._task = None
 

@@ -32,7 +32,7 @@ def comparison_table(before: Scores, after: Scores, names: Sequence[str] = ()) -
         after: the same metrics afterwards.
         names: which metrics; empty for all.
     """
-    made = table("", "before", "after", "95 % interval", "change", numbers=(1, 2, 3, 4))
+    made = table("", "before", "95 %", "after", "95 %", "change", numbers=(1, 2, 3, 4, 5))
     old = {(part, name): value for part, name, value in _rows(before)}
     for part, name, value in _rows(after):
         if names and name not in names:
@@ -41,6 +41,7 @@ def comparison_table(before: Scores, after: Scores, names: Sequence[str] = ()) -
         made.add_row(
             f"{part} {name}".strip(),
             _number(first),
+            _interval(before, part, name),
             _number(value),
             _interval(after, part, name),
             _change(first, value),
@@ -66,9 +67,10 @@ def _value(score: Any) -> float | None:
 
 
 def _interval(result: Scores, part: str, name: str) -> str:
-    group = result.get("generation") if part == "response" else result["retrieval"].get(part)
+    retrieval = result.get("retrieval") or {}
+    group = result.get("generation") if part == "response" else retrieval.get(part)
     bounds = ((group or {}).get("intervals") or {}).get(name)
-    return "" if not bounds else f"{_number(bounds[0])} to {_number(bounds[1])}"
+    return "" if not bounds else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
 
 
 def _number(value: float | None) -> str:

@@ -116,7 +116,7 @@ class TestResults:
         ended = cli("train", "--dataset", "demo")
         for text in ("prior R@1", "posterior MRR@10", "0.250", "0.750", "+0.500", "runs/x"):
             assert text in ended.out
-        assert "0.700 to 0.800" in ended.out
+        assert "0.70 to 0.80" in ended.out
         assert "4 steps in 1.5 s" in ended.out
 
     def test_json_is_the_only_thing_on_stdout(self, cli: Cli, training: Any) -> None:

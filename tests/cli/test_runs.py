@@ -1,0 +1,258 @@
+"""``eval``, ``ask``, ``index`` and ``serve-index`` on a small real encoder and real folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jsarag.io.run_dir import RunDir
+from jsarag_cli.answering import make_example
+
+Cli = Callable[..., Any]
+
+PASSAGES = (
+    {"id": "clock", "title": "Tower", "text": "The tower clock needs oil every spring."},
+    {"id": "river", "text": "Rivers freeze in winter."},
+    {"id": "bread", "text": "Bread rises in a warm oven."},
+)
+
+
+@pytest.fixture
+def kb(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PASSAGES), encoding="utf-8")
+    return path
+
+
+class TestEval:
+    @pytest.fixture
+    def opened(
+        self, tmp_path: Path, replace: Callable[..., None], make_scores: Callable[..., Any]
+    ) -> dict[str, Any]:
+        """Replaces opening and scoring; holds what they were given."""
+        from jsarag.eval.evaluate import Evaluation
+
+        given: dict[str, Any] = {}
+
+        def open_run(path: Path, **settings: Any) -> Any:
+            given.update(settings, path=path)
+            config = SimpleNamespace(eval=SimpleNamespace(split="dev"))
+            return SimpleNamespace(run_dir=RunDir(path), config=config)
+
+        def evaluate_run(run: Any, split: str | None, *, progress: Any) -> Evaluation:
+            progress("search prior", 1, 2)
+            result = make_scores(0.25)
+            return Evaluation(
+                result["retrieval"], result["generation"], "the signature", [{"id": "q"}], ("left",)
+            )
+
+        replace("jsarag.runs", open_run=open_run)
+        replace("jsarag.train.evaluation", evaluate_run=evaluate_run)
+        (tmp_path / "run").mkdir()
+        return given
+
+    def test_json_has_the_stable_keys(self, cli: Cli, opened: dict[str, Any]) -> None:
+        ended = cli("eval", "run", "--split", "test", "--json")
+        result = ended.json
+        assert result["retrieval"]["prior"]["MRR@10"] == 0.25
+        assert {"R@1", "R@5", "R@10", "MRR@10"} <= result["retrieval"]["posterior"].keys()
+        assert {"EM", "F1", "BLEU-4", "ROUGE-L"} <= result["generation"].keys()
+        assert result["signature"] == "the signature"
+        assert "search prior (2)" in ended.err
+
+    def test_flags_reach_the_run(self, cli: Cli, opened: dict[str, Any]) -> None:
+        cli(
+            "eval", "run", "--untrained", "--device", "cpu", "--k", "20", "--no-generation",
+            "--set", "eval.bootstrap_samples=100",
+        )  # fmt: skip
+        assert opened["untrained"] is True
+        assert opened["device"] == "cpu"
+        changed = {setting.key: setting.value for setting in opened["overrides"]}
+        assert changed == {
+            "eval.k": "20",
+            "eval.generation": False,
+            "eval.bootstrap_samples": "100",
+        }
+
+    @pytest.mark.parametrize(
+        ("flags", "folder"),
+        [
+            ([], "run/eval/dev"),
+            (["--split", "test"], "run/eval/test"),
+            (["--untrained"], "run/eval/dev-untrained"),
+            (["--output", "elsewhere"], "elsewhere"),
+        ],
+    )
+    def test_predictions_are_written_and_the_place_is_told(
+        self, cli: Cli, opened: dict[str, Any], flags: list[str], folder: str
+    ) -> None:
+        ended = cli("eval", "run", *flags)
+        assert (Path(folder) / "metrics.json").is_file()
+        assert f"{folder}/predictions.jsonl" in ended.out
+        assert "the signature" in ended.out
+        assert "note: left" in ended.err
+
+    def test_scores_without_a_value_have_their_row(self, cli: Cli, opened: dict[str, Any]) -> None:
+        [line] = [line for line in cli("eval", "run").out.splitlines() if "BLEU-4" in line]
+        assert line.split()[-1] == "-"
+
+
+class TestAsk:
+    def test_a_question_alone_is_a_question(self) -> None:
+        example = make_example("why?", [])
+        assert example.question == "why?"
+        assert example.history == ()
+
+    @pytest.mark.parametrize(
+        ("history", "speakers"),
+        [
+            (["Which model?"], ["system", "user"]),
+            (["It broke.", "Which model?"], ["user", "system", "user"]),
+        ],
+    )
+    def test_turns_alternate_so_that_the_user_asks(
+        self, history: list[str], speakers: list[str]
+    ) -> None:
+        example = make_example("The red one.", history)
+        assert [turn.speaker for turn in example.history] == speakers
+        assert [turn.text for turn in example.history] == [*history, "The red one."]
+        assert example.question is None
+
+    def test_a_json_list_keeps_its_speakers(self) -> None:
+        turns = [{"speaker": "apprentice", "text": "Hi"}, {"speaker": "wizard", "text": "Yes?"}]
+        example = make_example("Tell me.", [json.dumps(turns)])
+        assert [turn.speaker for turn in example.history] == ["apprentice", "wizard", "apprentice"]
+
+    def test_a_malformed_list_is_named(self, cli: Cli) -> None:
+        ended = cli("ask", "run", "why?", "--history", '[{"speaker": "a"}]')
+        assert ended.code == 2
+        assert "--history" in ended.err
+
+    def test_the_answer_and_its_passages_are_shown(
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = {
+            "question": "what needs [oil]?",
+            "answer": "the [clock]",
+            "logp": None,
+            "decoding": "top1",
+            "passages": [
+                {
+                    "id": "clock", "title": "Tower", "text": "word " * 400, "rank": 1,
+                    "score": 0.5, "probability": 0.75,
+                }
+            ],
+        }  # fmt: skip
+        monkeypatch.setattr("jsarag_cli.answering.answer_question", lambda *a, **k: answer)
+        text = cli("ask", "run", "what needs [oil]?").out
+        for part in ("what needs [oil]?", "the [clock]", "Tower", "p 0.75", "score 0.500", "..."):
+            assert part in text
+        assert len(text) < 1500
+        assert cli("ask", "run", "what needs [oil]?", "--json").json == answer
+
+
+class TestIndex:
+    @pytest.fixture
+    def built(self, cli: Cli, kb: Path) -> dict[str, Any]:
+        ended = cli("index", "build", "--kb", str(kb), "--output", "idx", "--json")
+        assert ended.code == 0, ended.err
+        assert "embed passages (3)" in ended.err
+        return dict(ended.json)
+
+    def test_it_is_described_verified_and_searched(
+        self, cli: Cli, built: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert (built["count"], built["width"], built["dtype"]) == (3, 384, "f32")
+        assert built["encoder"]["model"] == "minilm"
+        assert cli("index", "info", "idx", "--json").json == built
+        assert "minilm" in cli("index", "info", "idx").out
+        assert cli("index", "verify", "idx", "--deep", "--json").json["sound"] is True
+        served: dict[str, Any] = {}
+
+        def serve(app: Any, host: str, port: int, **settings: Any) -> None:
+            served.update(app=app, host=host, port=port, **settings)
+            settings["on_listening"]("http://127.0.0.1:9/")
+
+        monkeypatch.setattr("jsarag.serve.run.serve", serve)
+        Path("key").write_text("secret\n", encoding="utf-8")
+        ended = cli("serve-index", "idx", "--port", "9", "--api-key-file", "key", "--k", "2")
+        assert ended.code == 0, ended.err
+        assert "serving 'notes' with a key at http://127.0.0.1:9/" in ended.err
+        _check_answers(served["app"])
+
+    def test_a_damaged_index_is_named_and_ends_with_4(
+        self, cli: Cli, built: dict[str, Any]
+    ) -> None:
+        [vectors] = Path("idx").glob("vectors-*")
+        content = bytearray(vectors.read_bytes())
+        content[100] ^= 0xFF
+        vectors.write_bytes(content)
+        ended = cli("index", "verify", "idx", "--deep")
+        assert ended.code == 4
+        assert vectors.name in ended.err
+        assert cli("index", "verify", "idx", "--json").json["sound"] is True  # sizes still fit
+
+    def test_what_cannot_be_built_is_refused_first(self, cli: Cli, kb: Path) -> None:
+        build = ("index", "build", "--output", "idx", "--kb")
+        absent = cli(*build, "absent.jsonl")
+        assert absent.code == 3
+        assert "absent.jsonl" in absent.err
+        dtype = cli(*build, str(kb), "--dtype", "fp16")
+        assert dtype.code == 2
+        assert "f16" in dtype.err
+        model = cli(*build, str(kb), "--encoder", "./no-such-model")
+        assert model.code == 2
+        assert not Path("idx").exists()
+
+    def test_an_index_that_does_not_fit_ends_with_5(
+        self, cli: Cli, kb: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("jsarag.index.memory.available_memory_bytes", lambda: 1000)
+        ended = cli("index", "build", "--kb", str(kb), "--output", "idx")
+        assert ended.code == 5
+        assert "embed passages" not in ended.err
+
+
+class TestServe:
+    def test_neither_run_nor_index_ends_with_4(self, cli: Cli, tmp_path: Path) -> None:
+        ended = cli("serve-index", str(tmp_path))
+        assert ended.code == 4
+        assert "run.json" in ended.err
+
+    def test_a_public_address_without_a_key_is_refused_before_loading(self, cli: Cli) -> None:
+        ended = cli("serve-index", "absent", "--host", "0.0.0.0")
+        assert ended.code == 2
+        assert "--insecure" in ended.err
+
+    def test_an_index_of_a_run_names_the_run(self, cli: Cli, kb: Path, tmp_path: Path) -> None:
+        import torch
+
+        from jsarag.data.knowledge_base import KnowledgeBase
+        from jsarag.index.flat import FlatIndex
+
+        folder = tmp_path / "runs" / "one" / "index" / "gen-0"
+        folder.parent.mkdir(parents=True)
+        (tmp_path / "runs" / "one" / "run.json").write_text("{}", encoding="utf-8")
+        FlatIndex(torch.eye(3)).save(folder, KnowledgeBase.read(kb), {"run": "one"})
+        ended = cli("serve-index", str(folder))
+        assert ended.code == 2
+        assert str(tmp_path / "runs" / "one") in ended.err
+
+
+def _check_answers(app: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    with TestClient(app) as client:
+        client.headers["Authorization"] = "Bearer secret"
+        body = {"queries": "what does the clock need?", "k": 2}
+        answer = client.post("/v1/search", json=body).json()
+        assert answer["index"]["name"] == "notes"
+        assert answer["results"][0][0]["id"] == "clock"
+        assert client.post("/v1/search", json={**body, "k": 3}).status_code == 422
+        client.headers.pop("Authorization")
+        assert client.post("/v1/search", json=body).status_code == 401
