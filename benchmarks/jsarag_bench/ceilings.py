@@ -4,11 +4,14 @@ Read bandwidth is the fastest of three readers of one large f32 array (torch's s
 with itself and a matrix-vector product), copy bandwidth torch's ``copy_`` (reads plus writes), the
 matmul rate the fastest of a few shapes, square ones and those the kernels see. Each is the best of
 medians over interleaved repetitions, with the same threads as the rows.
+
+A shared machine changes from minute to minute, so the winners become probes: they take turns with
+each case's contestants, and a row's floor comes from what they reached beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,27 +33,28 @@ _REPETITIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """One measuring call, and the bytes it reads or the operations it does."""
+
+    call: Callable[[], Any]
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """The fastest way found to read, and to multiply in each dtype."""
+
+    read: Probe
+    matmul: Mapping[str, Probe]
+
+
+@dataclass(frozen=True, slots=True)
 class Ceilings:
     """Measured limits: bytes per second, floating-point operations per second by dtype."""
 
     read_bytes_per_s: float
     copy_bytes_per_s: float
-    matmul_flops_per_s: dict[str, float]
-
-    def floor_ms(self, bytes_read: float, flops: float, dtype: str) -> float | None:
-        """The roofline: no kernel that moves this much and computes this much is faster.
-
-        Args:
-            bytes_read: that must come from memory.
-            flops: multiplications and additions, 2 per product.
-            dtype: whose matmul rate counts.
-
-        Returns:
-            Milliseconds; None for a kernel that neither streams nor multiplies.
-        """
-        if bytes_read <= 0 and flops <= 0:
-            return None
-        return 1e3 * max(bytes_read / self.read_bytes_per_s, flops / self.matmul_flops_per_s[dtype])
+    matmul_flops_per_s: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """Flat, and with how it was measured."""
@@ -62,63 +66,62 @@ class Ceilings:
         }
 
 
-def measure_ceilings(device: str, *, scale: float = 1.0) -> Ceilings:
+def measure_ceilings(device: str, *, scale: float = 1.0) -> tuple[Ceilings, Probes]:
     """Measure them on ``cpu`` or ``cuda``.
 
     Args:
         scale: share of the usual sizes; tests take less (a cache then answers for the memory).
+
+    Returns:
+        The ceilings and the probes that reached them (which keep their arrays).
     """
     randomness.seed_torch("bench", "ceilings")
     count = int((_CUDA_BYTES if device == "cuda" else _CPU_BYTES) * scale) // 4
-    read_rate, copy_rate = _bandwidths(torch.randn(count, device=device))
+    source = torch.randn(count, device=device)
+    read, read_rate = _fastest(device, _readers(source))
+    copy = torch.empty_like(source)
+    _, copy_rate = _fastest(device, [Probe(partial(copy.copy_, source), 2.0 * 4 * count)])
+    del copy
     cut = min(scale**0.5, 1.0)
     shapes = [
         (max(int(m * cut), 16), max(int(k * cut), 16), max(int(n * cut), 16))
         for m, k, n in (_CUDA_SHAPES if device == "cuda" else _CPU_SHAPES)
     ]
-    rates = {
-        name: _matmul_rate(device, getattr(torch, name), shapes) for name in ("float32", "bfloat16")
-    }
-    return Ceilings(read_rate, copy_rate, rates)
+    matmul, rates = {}, {}
+    for name in ("float32", "bfloat16"):
+        matmul[name], rates[name] = _fastest(device, _products(device, name, shapes))
+    return Ceilings(read_rate, copy_rate, rates), Probes(read, matmul)
 
 
-def _bandwidths(source: torch.Tensor) -> tuple[float, float]:
+def _readers(source: torch.Tensor) -> list[Probe]:
     width = 1024
     matrix = source[: source.numel() // width * width].view(-1, width)
     vector = source[:width].clone()
-    copy = torch.empty_like(source)
-    medians = _medians(
-        source.device.type,
-        {
-            "sum": source.sum,
-            "dot": lambda: torch.dot(source, source),
-            "mv": lambda: torch.mv(matrix, vector),
-            "copy": lambda: copy.copy_(source),
-        },
-    )
-    size = source.numel() * source.element_size()
-    return size / min(medians["sum"], medians["dot"], medians["mv"]), 2 * size / medians["copy"]
+    size = float(source.numel() * source.element_size())
+    return [
+        Probe(source.sum, size),
+        Probe(partial(torch.dot, source, source), size),
+        Probe(partial(torch.mv, matrix, vector), size),
+    ]
 
 
-def _matmul_rate(device: str, dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]]) -> float:
-    calls: dict[str, Callable[[], Any]] = {}
-    flops: dict[str, float] = {}
+def _products(device: str, dtype: str, shapes: Sequence[tuple[int, int, int]]) -> list[Probe]:
+    found = []
     for m, k, n in shapes:
-        left = torch.randn(m, k, device=device).to(dtype)
-        right = torch.randn(n, k, device=device).to(dtype)
-        name = f"{m}x{k}x{n}"
-        calls[name] = partial(torch.matmul, left, right.T)
-        flops[name] = 2.0 * m * k * n
-    medians = _medians(device, calls)
-    return max(flops[name] / medians[name] for name in calls)
+        left = torch.randn(m, k, device=device).to(getattr(torch, dtype))
+        right = torch.randn(n, k, device=device).to(getattr(torch, dtype))
+        found.append(Probe(partial(torch.matmul, left, right.T), 2.0 * m * k * n))
+    return found
 
 
-def _medians(device: str, calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds per call by name."""
-    runners = {name: local_runner(call, device) for name, call in calls.items()}
+def _fastest(device: str, probes: Sequence[Probe]) -> tuple[Probe, float]:
+    """The probe with the highest rate, and the rate, per second."""
+    runners = {str(place): local_runner(probe.call, device) for place, probe in enumerate(probes)}
     timings = time_interleaved(runners, repetitions=_REPETITIONS, limit_s=float("inf"))
-    return {
-        name: timing.median_ms / 1e3
+    rates = {
+        int(name): probes[int(name)].amount / (timing.median_ms / 1e3)
         for name, timing in timings.items()
         if isinstance(timing, Timing)
     }
+    best = max(rates, key=rates.__getitem__)
+    return probes[best], rates[best]

@@ -12,7 +12,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from jsarag.errors import BackendUnavailableError, ConfigError
 from jsarag.io.atomic import to_json
 from jsarag.io.environment import describe_environment
 from jsarag_bench.cases import Case, read_cases, select_cases
-from jsarag_bench.ceilings import Ceilings, measure_ceilings
+from jsarag_bench.ceilings import Ceilings, Probes, measure_ceilings
 from jsarag_bench.kernels import load_kernel
 from jsarag_bench.kernels.base import Workload, require_correct
 from jsarag_bench.kernels.inputs import forget_passages
@@ -42,6 +42,8 @@ from jsarag_bench.timing import (
 from jsarag_bench.worker import OURS, Worker, WorkerError, extra_bytes
 
 Progress = Callable[[str], None]
+
+_READ, _MATMUL = "ceiling: read", "ceiling: matmul"
 
 
 def run(
@@ -83,14 +85,14 @@ def run(
     count = threads or len(os.sched_getaffinity(0))
     with pinned_threads(count):
         say(f"measuring the ceilings of {place} with {count} threads")
-        ceilings = measure_ceilings(place)
+        ceilings, probes = measure_ceilings(place)
         machine = describe_machine(count)
         say(_describe_ceilings(ceilings))
         rows = []
         for case in chosen:
             row = run_case(
                 case,
-                ceilings,
+                probes,
                 repetitions=repetitions or REPETITIONS,
                 peers=peers_of(case) if peers else [],
                 full=full,
@@ -108,7 +110,7 @@ def run(
 
 def run_case(
     case: Case,
-    ceilings: Ceilings,
+    probes: Probes,
     *,
     repetitions: int,
     peers: Sequence[Peer],
@@ -131,7 +133,9 @@ def run_case(
     try:
         say(f"{case.name}: timing against {', '.join(ready) or 'nobody'}")
         timings = time_interleaved(
-            {**_own_runners(case, work), **ready}, repetitions=repetitions, must=OURS
+            {**_own_runners(case, work), **_probe_runners(case, work, probes), **ready},
+            repetitions=repetitions,
+            must=OURS,
         )
     finally:
         for worker in workers:
@@ -156,7 +160,7 @@ def run_case(
         },
         skipped=skipped,
         companions={name: timed[name] for name in work.companions if name in timed},
-        floor_ms=ceilings.floor_ms(work.bytes_read, work.flops, work.flops_dtype),
+        floor_ms=_floor_ms(work, probes, timed),
         peer_bytes={
             name: _extra_bytes(case, name, threads, say)
             for name in sorted(measured if memory else ())
@@ -181,6 +185,27 @@ def describe_machine(threads: int) -> dict[str, Any]:
 def _own_runners(case: Case, work: Workload) -> dict[str, Runner]:
     calls = {OURS: work.ours, **work.companions}
     return {name: local_runner(call, case.device) for name, call in calls.items()}
+
+
+def _probe_runners(case: Case, work: Workload, probes: Probes) -> dict[str, Runner]:
+    """The ceilings beside this case; none for a case that claims none."""
+    found = {}
+    if work.bytes_read > 0:
+        found[_READ] = local_runner(probes.read.call, case.device)
+    if work.flops > 0:
+        found[_MATMUL] = local_runner(probes.matmul[work.flops_dtype].call, case.device)
+    return found
+
+
+def _floor_ms(work: Workload, probes: Probes, timed: Mapping[str, Timing]) -> float | None:
+    """The roofline: nothing that moves this much and computes this much is faster."""
+    floors = []
+    if _READ in timed:
+        floors.append(timed[_READ].median_ms * work.bytes_read / probes.read.amount)
+    if _MATMUL in timed:
+        probe = probes.matmul[work.flops_dtype]
+        floors.append(timed[_MATMUL].median_ms * work.flops / probe.amount)
+    return max(floors, default=None)
 
 
 def _make_ready(

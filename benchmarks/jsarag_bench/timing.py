@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
+from jsarag import randomness
+
 REPETITIONS = 30
 SLOW_REPETITIONS = 5
 _SLOW_S = 1.0
@@ -112,9 +114,9 @@ def time_interleaved(
     samples: dict[str, list[float]] = {name: [] for name in turns}
     names = list(turns)
     for round_ in range(max((count for _, count in turns.values()), default=0)):
-        # A different one begins each round, so nobody always follows the same neighbour.
-        first_of_round = round_ % len(names)
-        for name in names[first_of_round:] + names[:first_of_round]:
+        # Another order each round: nobody always follows the one that empties the caches.
+        for place in randomness.permutation(1, "bench", round_, len(names)):
+            name = names[place]
             inner, count = turns[name]
             if len(samples[name]) >= count:
                 continue

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from jsarag_bench import run as run_module
 from jsarag_bench.cases import Case, read_cases
-from jsarag_bench.ceilings import Ceilings
+from jsarag_bench.ceilings import Ceilings, Probe, Probes
 from jsarag_bench.result import BenchResult, BenchRow, PeerTiming
 from jsarag_bench.timing import Timing
 
@@ -28,7 +29,10 @@ RecordMaker = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "measure_ceilings", lambda device: CEILINGS)
+    matrix = torch.ones(32, 32)
+    probe = Probe(lambda: matrix @ matrix, 65_536.0)
+    probes = Probes(probe, {"float32": probe, "bfloat16": probe})
+    monkeypatch.setattr(run_module, "measure_ceilings", lambda device: (CEILINGS, probes))
 
 
 @pytest.fixture

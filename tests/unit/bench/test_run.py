@@ -13,11 +13,13 @@ from jsarag import ops
 from jsarag.errors import BackendUnavailableError, ConfigError, NumericalError
 from jsarag_bench import run as run_module
 from jsarag_bench.cases import Case, read_cases
+from jsarag_bench.ceilings import Probe, Probes
 from jsarag_bench.kernels import load_kernel
-from jsarag_bench.kernels.base import Check, require_correct
+from jsarag_bench.kernels.base import Check, Workload, require_correct
 from jsarag_bench.peers import peer_named, peers_of
 from jsarag_bench.rows import read_rows
 from jsarag_bench.run import keep_rows, run
+from jsarag_bench.timing import Timing
 from jsarag_bench.worker import OURS, Worker, WorkerError, extra_bytes
 
 CASES = read_cases()
@@ -146,6 +148,23 @@ def test_json_has_exactly_the_promised_keys() -> None:
     )
     assert found["machine"]["threads"] == 1
     assert any("verifying" in line for line in said)
+
+
+def test_the_floor_is_the_larger_of_memory_and_arithmetic() -> None:
+    """From the probes' times beside the case, scaled to its bytes and operations."""
+    probe = Probe(lambda: None, 100.0)
+    probes = Probes(probe, {"float32": probe})
+
+    def floor(bytes_read: float, flops: float) -> float | None:
+        work = Workload(lambda: None, list, bytes_read, flops, "float32", "cpu")
+        times = {"ceiling: read": 2.0, "ceiling: matmul": 3.0}
+        names = run_module._probe_runners(CASES["test-scan"], work, probes)
+        timed = {name: Timing(times[name], 0.0, 0.0, 3) for name in names}
+        return run_module._floor_ms(work, probes, timed)
+
+    assert floor(1000.0, 100.0) == pytest.approx(20.0)
+    assert floor(100.0, 1000.0) == pytest.approx(30.0)
+    assert floor(0.0, 0.0) is None
 
 
 def test_a_rival_in_its_own_process_takes_its_turn_and_absence_is_said(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 import torch
 
-from jsarag_bench.ceilings import Ceilings, measure_ceilings
+from jsarag_bench.ceilings import measure_ceilings
 from jsarag_bench.timing import Timing, TooSlow, pinned_threads, summarise, time_interleaved
 
 
@@ -35,7 +34,8 @@ def test_turns_alternate_and_everyone_begins_sometimes() -> None:
     runners = {name: fake(name, 0.01) for name in "abc"}
     found = time_interleaved(runners, repetitions=6, clock=_no_pause)
     rounds = ["".join(log[6 + start : 9 + start]) for start in range(0, 18, 3)]
-    assert rounds == ["abc", "bca", "cab"] * 2
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 1
     assert found["a"] == Timing(10.0, 10.0, 10.0, 6)
 
 
@@ -74,14 +74,10 @@ def test_threads_are_pinned_and_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_the_floor_is_the_larger_of_memory_and_arithmetic() -> None:
-    ceilings = Ceilings(1e9, 2e9, {"float32": 1e12, "bfloat16": 4e12})
-    assert ceilings.floor_ms(1e9, 1e9, "float32") == pytest.approx(1000.0)
-    assert ceilings.floor_ms(1e6, 4e12, "bfloat16") == pytest.approx(1000.0)
-    assert ceilings.floor_ms(0.0, 0.0, "float32") is None
-
-
 def test_ceilings_are_measured() -> None:
-    found = measure_ceilings("cpu", scale=0.002).to_json()
+    ceilings, probes = measure_ceilings("cpu", scale=0.002)
+    found = ceilings.to_json()
     for name in ("read_bytes_per_s", "copy_bytes_per_s", "float32_flops_per_s"):
         assert 1e7 < found[name] < 1e15
+    assert probes.read.amount == (512 << 20) * 0.002 // 4 * 4
+    assert set(probes.matmul) == {"float32", "bfloat16"}
