@@ -20,8 +20,10 @@ def ask(
             help="An earlier turn, oldest first; repeatable. Or one JSON list as in training rows.",
         ),
     ] = [],  # noqa: B006 - typer copies it
-    k: Annotated[int, typer.Option(min=1, help="Passages to retrieve.")] = 3,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the answer.")] = None,
+    k: Annotated[int, typer.Option(metavar="N", min=1, help="Passages to retrieve.")] = 3,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Length of the answer.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: the run's own.")
     ] = None,

@@ -18,7 +18,13 @@ def bench(
     full: Annotated[
         bool, typer.Option("--full", help="Every case; slow rivals, too (half an hour).")
     ] = False,
-    repetitions: Annotated[int, typer.Option(min=3, help="Timed runs of each kernel.")] = 30,
+    repetitions: Annotated[
+        int | None, typer.Option(metavar="N", min=3, help="Timed runs of each; default: 30.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of everybody; default: all usable cores."),
+    ] = None,
     peers: Annotated[bool, typer.Option(help="Time the rivals that are installed, too.")] = True,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -29,11 +35,12 @@ def bench(
     with make_reporter(quiet=quiet) as reporter:
         result = run_cases(
             cases,
+            reporter,
             device=device,
             full=full,
             repetitions=repetitions,
+            threads=threads,
             peers=peers,
-            reporter=reporter,
         )
     if json:
         print_json(result)

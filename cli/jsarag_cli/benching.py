@@ -14,17 +14,20 @@ from jsarag_cli.output import facts, table
 if TYPE_CHECKING:
     from jsarag.train.reporting import Reporter
 
+_WIDE = 100
+_NUMBERS = frozenset({"ms", "p20-p80", "ratio", "ceiling"})
 
-def run_cases(
-    cases: Sequence[str],
-    *,
-    device: str,
-    full: bool,
-    repetitions: int,
-    peers: bool,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Run benchmark cases; the JSON of CONVENTIONS' ``bench``.
+
+def run_cases(cases: Sequence[str], reporter: Reporter, **settings: Any) -> dict[str, Any]:
+    """Run benchmark cases.
+
+    Args:
+        cases: their names; empty for the default ones.
+        reporter: told what happens.
+        settings: further keywords of ``jsarag_bench.run.run``.
+
+    Returns:
+        ``{"machine", "ceilings", "rows"}``, JSON types.
 
     Raises:
         BackendUnavailableError: the benchmarks are not installed with the package.
@@ -38,14 +41,7 @@ def run_cases(
         )
     run = import_module("jsarag_bench.run").run
     reporter.stage("benchmark", None)
-    result = run(
-        list(cases) or None,
-        device=device,
-        full=full,
-        repetitions=repetitions,
-        peers=peers,
-        progress=reporter.event,
-    )
+    result = run(list(cases) or None, progress=reporter.event, **settings)
     record: dict[str, Any] = result.to_json()
     return record
 
@@ -59,30 +55,29 @@ def show_result(result: Mapping[str, Any], console: Console) -> None:
     }
     console.print(facts(machine))
     console.print()
-    made = table(
-        "op",
-        "case",
-        "backend",
-        "median ms",
-        "p20-p80",
-        "best rival",
-        "ratio",
-        "of ceiling",
-        numbers=(3, 4, 5, 6, 7),
-    )
+    wide = console.width >= _WIDE
+    head = ["case", "backend", "ms", "p20-p80", "best rival", "ratio", "ceiling"]
+    if not wide:
+        head.remove("p20-p80")
+    made = table(*head, numbers=[place for place, name in enumerate(head) if name in _NUMBERS])
+    made.columns[0].no_wrap = True
     for row in result["rows"]:
-        made.add_row(
-            row["op"],
-            row["case"],
-            f"{row['backend']} {row['dtype']}",
-            _ms(row["median_ms"]),
-            f"{_ms(row['p20_ms'])}-{_ms(row['p80_ms'])}",
-            _best_peer(row.get("peers") or {}),
-            _ratio(row.get("ratio_best_peer")),
-            _share(row.get("share_of_ceiling")),
-        )
+        cells = {
+            "case": row["case"],
+            "backend": row["backend"],
+            "ms": _ms(row["median_ms"]),
+            "p20-p80": f"{_ms(row['p20_ms'])}-{_ms(row['p80_ms'])}",
+            "best rival": _best_peer(row.get("peers") or {}),
+            "ratio": _ratio(row.get("ratio_best_peer")),
+            "ceiling": _share(row.get("share_of_ceiling")),
+        }
+        made.add_row(*(cells[name] for name in head))
     console.print(made)
-    console.print("\nratio: best rival / ours, above 1 is faster than the rival", style="dim")
+    console.print(
+        "\nms: median; ratio: best rival's / ours, above 1 we are faster; ceiling: share of what "
+        "this machine can do",
+        style="dim",
+    )
 
 
 def _best_peer(peers: Mapping[str, float]) -> str:

@@ -40,7 +40,7 @@ def check(
     data_dir: Annotated[Path | None, typer.Option(help="Official files of a data set.")] = None,
     map_: _Map = None,
     splits: _Splits = [],  # noqa: B006 - typer copies it
-    max_problems: Annotated[int, typer.Option(min=1, help="Problems to show.")] = 20,
+    max_problems: Annotated[int, typer.Option(metavar="N", min=1, help="Problems to show.")] = 20,
     json: _Json = False,
 ) -> None:
     """Read a data set to its end and report what is wrong with it. Ends with 3 if anything is."""

@@ -26,9 +26,15 @@ def build(
     pooling: Annotated[str, typer.Option(help="auto, mean, cls or last.")] = "auto",
     query_prefix: Annotated[str, typer.Option(help="Before every query, e.g. 'query: '.")] = "",
     passage_prefix: Annotated[str, typer.Option(help="Before every passage.")] = "",
-    max_passage_tokens: Annotated[int, typer.Option(min=8, help="Tokens read of a passage.")] = 160,
-    max_context_tokens: Annotated[int, typer.Option(min=8, help="Tokens read of a query.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=1, help="Passages per forward pass.")] = 64,
+    max_passage_tokens: Annotated[
+        int, typer.Option(metavar="N", min=8, help="Tokens read of a passage.")
+    ] = 160,
+    max_context_tokens: Annotated[
+        int, typer.Option(metavar="N", min=8, help="Tokens read of a query.")
+    ] = 128,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Passages per forward pass.")
+    ] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json: _Json = False,
     quiet: _Quiet = False,

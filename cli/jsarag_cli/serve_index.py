@@ -14,14 +14,18 @@ from jsarag_cli.output import note
 def serve_index(
     source: Annotated[Path, typer.Argument(metavar="RUN|INDEX", help="A run or index folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="0 picks a free one.")
+    ] = 8000,
     api_key_file: Annotated[
         Path | None, typer.Option(help="File with the bearer key; else JSARAG_API_KEY, if set.")
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a public address without a key.")
     ] = False,
-    k: Annotated[int, typer.Option(min=1, help="Most passages one query may ask for.")] = 1000,
+    k: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most passages one query may ask for.")
+    ] = 1000,
     name: Annotated[str | None, typer.Option(help="What answers call the index.")] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: a run's own.")

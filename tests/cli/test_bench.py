@@ -55,7 +55,13 @@ def test_json_is_the_benchmarks_own(cli: Cli, benchmark: FakeBench) -> None:
     assert ended.json == RESULT
     cases, settings = benchmark.given
     assert cases == ["wow", "doqa"]
-    assert settings == {"device": "auto", "full": False, "repetitions": 5, "peers": False}
+    assert settings == {
+        "device": "auto",
+        "full": False,
+        "repetitions": 5,
+        "threads": None,
+        "peers": False,
+    }
 
 
 def test_all_cases_are_none(cli: Cli, benchmark: FakeBench) -> None:
@@ -63,8 +69,14 @@ def test_all_cases_are_none(cli: Cli, benchmark: FakeBench) -> None:
     assert benchmark.given[0] is None
 
 
-def test_people_see_the_best_rival_and_the_ratio(cli: Cli, benchmark: FakeBench) -> None:
+@pytest.mark.parametrize("columns", [80, 120])
+def test_people_see_the_best_rival_and_the_ratio(
+    cli: Cli, benchmark: FakeBench, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     ended = cli("bench")
     for part in ("some processor", "12.35", "faiss 24.69", "2.00", "50%", "0.050"):
         assert part in ended.out
+    assert ("12.00-13.00" in ended.out) == (columns == 120)
+    assert "…" not in ended.out
     assert "scan wow" in ended.err
