@@ -99,6 +99,6 @@ def _points(rows: Sequence[Row], along: str, value: str) -> list[tuple[int, floa
 
 
 def _line(axes: Axes, points: Points, label: str, colour: str, style: str) -> None:
-    if points:
+    if len(points) > 1:
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, style, color=colour, label=label, linewidth=1.4, markersize=4)
