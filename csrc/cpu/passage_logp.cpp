@@ -44,7 +44,7 @@ using cpu::LseBlock;
 using cpu::Source;
 
 // Tokens that share one packing of a block of the vocabulary in the forward pass.
-constexpr int64_t kTokensPerTask = 48 * kTokenBlock;
+constexpr int64_t kTokensPerTask = 24 * kTokenBlock;
 // Vocabulary blocks between two meetings of the threads in the backward pass.
 constexpr int64_t kBlocksPerChunk = 2;
 

@@ -10,7 +10,7 @@ struct Avx2 {
   using F = __m256;
   // 4 x 24: 12 sums, 3 right vectors and a broadcast in 16 registers.
   static constexpr int kLanes = 8, kRows = 4, kVectors = 3;
-  static constexpr int64_t kUnitBlock = 256;
+  static constexpr int64_t kUnitBlock = 256, kSquare = 0;
 
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F a) { _mm256_storeu_ps(p, a); }

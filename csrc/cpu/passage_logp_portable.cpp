@@ -8,7 +8,7 @@ struct Portable {
   typedef float F __attribute__((vector_size(16)));
   typedef int32_t I __attribute__((vector_size(16)));
   static constexpr int kLanes = 4, kRows = 4, kVectors = 2;
-  static constexpr int64_t kUnitBlock = 256;
+  static constexpr int64_t kUnitBlock = 256, kSquare = 0;
 
   static F load(const float* p) {
     F a;

@@ -8,6 +8,7 @@
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12 sees its own _mm512_undefined_ps() as uninitialised (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
 namespace jsarag::cpu {
@@ -19,6 +20,38 @@ struct Avx512Base {
   static constexpr int kLanes = 16, kRows = 8, kVectors = 3;
   static constexpr int64_t kUnitBlock = 256;
 
+  static constexpr int64_t kSquare = 16;
+
+  // 16 x 16 units: pairs of rows, of units, of quarters, of halves change places.
+  static void turn(const char* const* rows, int64_t byte, float* out, int64_t stride) {
+    __m512i a[16], b[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + byte);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+      a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    // a[4 g + c] holds, in quarter q, unit 4 q + c of rows 4 g .. 4 g + 3.
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const __m512i low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x44);
+      const __m512i high = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xee);
+      const __m512i low2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x44);
+      const __m512i high2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xee);
+      _mm512_storeu_si512(out + c * stride, _mm512_shuffle_i32x4(low, low2, 0x88));
+      _mm512_storeu_si512(out + (4 + c) * stride, _mm512_shuffle_i32x4(low, low2, 0xdd));
+      _mm512_storeu_si512(out + (8 + c) * stride, _mm512_shuffle_i32x4(high, high2, 0x88));
+      _mm512_storeu_si512(out + (12 + c) * stride, _mm512_shuffle_i32x4(high, high2, 0xdd));
+    }
+  }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F a) { _mm512_storeu_ps(p, a); }
   static F set1(float a) { return _mm512_set1_ps(a); }

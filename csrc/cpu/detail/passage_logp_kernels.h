@@ -4,7 +4,9 @@
 //
 // V: type F of kLanes f32; load, store, set1, zero, add, sub, mul, div, fma(a, b, c) = a * b + c,
 // max(a, b) and min(a, b) returning b where either is NaN, round, scale2(a, n) = a * 2^n (0 far
-// below), abs, less(a, b, then, other), sum, highest, and dot(acc, a, b): acc + a * b over units.
+// below), abs, less(a, b, then, other), sum, highest, dot(acc, a, b): acc + a * b over units, and
+// turn(rows, byte, out, stride): out[j * stride + i] = 32-bit unit j of rows[i] + byte, for i and j
+// below kSquare (0 if there is no such thing).
 #pragma once
 
 #include <cstdint>
@@ -52,28 +54,53 @@ inline const float* f32_row(const Source& source, int64_t i) {
 
 // ---- packing ----
 
+// One column of a panel from unit `from` on: row `row` of the matrix, or zeros.
 template <bool kPairs>
+void pack_column(const Source& source, int64_t row, bool exists, int64_t from, int64_t width,
+                 int panel, float* to) {
+  const int64_t units = kPairs ? (width + 1) / 2 : width;
+  if (!exists) {
+    for (int64_t u = from; u < units; ++u) to[u * panel] = 0.0f;
+  } else if (kPairs) {
+    const uint16_t* values = bf16_row(source, row);
+    for (int64_t u = from; u < width / 2; ++u) std::memcpy(to + u * panel, values + 2 * u, 4);
+    if (width % 2) to[(units - 1) * panel] = unit_of(values[width - 1], 0);
+  } else if (source.bf16) {
+    const uint16_t* values = bf16_row(source, row);
+    for (int64_t u = from; u < units; ++u) to[u * panel] = from_bf16(values[u]);
+  } else {
+    const float* values = f32_row(source, row);
+    for (int64_t u = from; u < units; ++u) to[u * panel] = values[u];
+  }
+}
+
+template <class V, bool kPairs>
 void pack_rows(const Source& source, int64_t first, int64_t n, int64_t width, int panel,
                float* out) {
-  const int64_t units = kPairs ? (width + 1) / 2 : width;
-  // Columns of the panel in groups of 16: that many read streams, whole cache lines written.
-  for (int64_t column = 0; column < panel; ++column) {
-    float* to = out + column;
-    if (column >= n) {
-      for (int64_t u = 0; u < units; ++u) to[u * panel] = 0.0f;
-    } else if (kPairs) {
-      const uint16_t* from = bf16_row(source, first + column);
-      for (int64_t u = 0; u < width / 2; ++u) {
-        std::memcpy(to + u * panel, from + 2 * u, 4);
+  constexpr int64_t kSquare = V::kSquare;  // 0: this V turns no squares
+  const bool copies = kPairs || !source.bf16;
+  const int64_t whole_units = kPairs ? width / 2 : width;
+  int64_t column = 0;
+  if constexpr (kSquare > 0) {
+    const int64_t turned = whole_units / kSquare * kSquare;
+    for (; copies && column + kSquare <= n; column += kSquare) {
+      const char* rows[kSquare];
+      for (int64_t i = 0; i < kSquare; ++i) {
+        const int64_t row = first + column + i;
+        rows[i] = kPairs ? reinterpret_cast<const char*>(bf16_row(source, row))
+                         : reinterpret_cast<const char*>(f32_row(source, row));
       }
-      if (width % 2) to[(units - 1) * panel] = unit_of(from[width - 1], 0);
-    } else if (source.bf16) {
-      const uint16_t* from = bf16_row(source, first + column);
-      for (int64_t u = 0; u < units; ++u) to[u * panel] = from_bf16(from[u]);
-    } else {
-      const float* from = f32_row(source, first + column);
-      for (int64_t u = 0; u < units; ++u) to[u * panel] = from[u];
+      for (int64_t u = 0; u < turned; u += kSquare) {
+        V::turn(rows, u * 4, out + u * panel + column, panel);
+      }
+      for (int64_t i = 0; i < kSquare; ++i) {
+        pack_column<kPairs>(source, first + column + i, true, turned, width, panel,
+                            out + column + i);
+      }
     }
+  }
+  for (; column < panel; ++column) {
+    pack_column<kPairs>(source, first + column, column < n, 0, width, panel, out + column);
   }
 }
 
@@ -367,7 +394,7 @@ constexpr Engine make_engine() {
                 static_cast<int>(kColumns),
                 V::kLanes,
                 kPairs,
-                pack_rows<kPairs>,
+                pack_rows<V, kPairs>,
                 pack_columns<kPairs>,
                 product<V, 1, V::kRows, true, 0>,
                 product<V, kLogitsStride, 1, false, kPanel>,
