@@ -59,6 +59,7 @@ class PlainReporter(AbstractContextManager["PlainReporter"]):
         self._name = ""
         self._total: int | None = None
         self._began = self._shown_at = clock()
+        self._done, self._numbers = 0, ""
         self._first: int | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -66,32 +67,24 @@ class PlainReporter(AbstractContextManager["PlainReporter"]):
 
     def stage(self, name: str, total: int | None) -> None:
         """Say what begins; a stage with a total says how far it is now and then."""
-        self._name, self._total, self._first = name, total, None
+        self._name, self._total, self._numbers = name, total, ""
+        self._done, self._first = 0, None
         self._began = self._shown_at = self._clock()
         self._line(name if total is None else f"{name} ({total:,})")
 
     def advance(self, done: int) -> None:
         """A line with the share and the time left, if the last one is old enough."""
+        self._done = done
         if self._first is None:
-            self._first = done  # more than 0 where a run is continued
-        if not self._due():
-            return
-        if not self._total:
-            self._line(f"{self._name}: {done:,}")
-            return
-        share = 100 * done / self._total
-        text = f"{self._name}: {done:,} of {self._total:,} ({share:.0f} %)"
-        if done > self._first:
-            pace = (self._clock() - self._began) / (done - self._first)
-            text += f", {duration(pace * max(self._total - done, 0))} left"
-        self._line(text)
+            # What is done at once was done before: a run is continued.
+            at_once = self._clock() - self._began < 0.1 * self._every_s
+            self._first = done if at_once else 0
+        self._show_if_due()
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """A line of the step's numbers, if the last one is old enough."""
-        if self._due():
-            kind = record.get("kind", "train")
-            word = "step" if kind == "train" else f"{kind} step"  # warmup, concat
-            self._line(f"{word} {record.get('step', '?')}: {describe_step(record)}")
+        """Put the step's numbers on the next line."""
+        self._numbers = describe_step(record)
+        self._show_if_due()
 
     def evaluated(self, step: int, result: Mapping[str, Any]) -> None:
         """One line of scores."""
@@ -105,12 +98,20 @@ class PlainReporter(AbstractContextManager["PlainReporter"]):
         """Where the run is and how long it took."""
         self._line(describe_end(summary))
 
-    def _due(self) -> bool:
+    def _show_if_due(self) -> None:
         now = self._clock()
         if now - self._shown_at < self._every_s:
-            return False
+            return
         self._shown_at = now
-        return True
+        parts = [f"{self._name}: {self._done:,}"]
+        if self._total:
+            share = 100 * self._done / self._total
+            parts[0] += f" of {self._total:,} ({share:.0f} %)"
+            walked = self._done - (self._first or 0)
+            if walked > 0:
+                left = (now - self._began) / walked * max(self._total - self._done, 0)
+                parts.append(f"{duration(left)} left")
+        self._line(", ".join(filter(None, [*parts, self._numbers])))
 
     def _line(self, text: str) -> None:
         try:

@@ -68,7 +68,7 @@ class TestPlain:
     ) -> None:
         plain.stage("train", 100)
         plain.advance(80)
-        clock.now = 5
+        clock.now += 5
         plain.advance(90)
         assert stream.getvalue().endswith("train: 90 of 100 (90 %), 5.0 s left\n")
 
@@ -80,14 +80,22 @@ class TestPlain:
         plain.advance(1234)
         assert stream.getvalue() == "load models\nload models: 1,234\n"
 
-    def test_steps_show_the_numbers_that_matter(
+    def test_the_last_steps_numbers_stand_on_the_next_line(
         self, plain: PlainReporter, stream: io.StringIO, clock: Clock
     ) -> None:
-        plain.step(STEP)
-        assert stream.getvalue() == ""
-        clock.now = 5
-        plain.step(STEP)
-        assert stream.getvalue() == "step 20: loss 2.35  accepted 0.41  0.5 s a step\n"
+        plain.stage("train", 40)
+        plain.advance(0)
+        for step in range(1, 21):
+            clock.now += 0.5
+            plain.advance(step)  # the trainer counts before it logs
+            plain.step({**STEP, "step": step})
+        assert stream.getvalue().splitlines()[-1] == (
+            "train: 20 of 40 (50 %), 10.0 s left, loss 2.35  accepted 0.41  0.5 s a step"
+        )
+        plain.stage("evaluate", 10)
+        clock.now += 5
+        plain.advance(5)
+        assert stream.getvalue().splitlines()[-1] == "evaluate: 5 of 10 (50 %), 5.0 s left"
 
     def test_events_and_scores_come_at_once_on_one_line_each(
         self, plain: PlainReporter, stream: io.StringIO, make_scores: Callable[..., Any]
