@@ -16,6 +16,19 @@ namespace {
 constexpr int64_t kStepsPerThread = 1 << 14;
 constexpr int64_t kChainsPerTask = 16;
 
+// log(uniform) < log_ratio, given chance = exp(min(log_ratio, 0)). The logarithm is taken only
+// where the uniform is too close to the chance for the comparison of the two to be certain: both
+// functions are within an ulp, and an ulp of a logarithm (at most 745) is 1.1e-13.
+bool below(double uniform, double log_ratio, double chance) {
+  constexpr double kDoubt = 1e-12, kSmallest = 1e-290;
+  if (uniform >= 0.0 && chance > kSmallest) {
+    if (log_ratio > 0.0 && uniform <= 1.0) return true;
+    if (log_ratio < 0.0 && uniform < chance * (1.0 - kDoubt)) return true;
+    if (log_ratio < 0.0 && uniform > chance * (1.0 + kDoubt)) return false;
+  }
+  return std::log(uniform) < log_ratio;
+}
+
 template <typename Uniform>
 void run_chain(const MisChainParams& p, int64_t chain, double* recycled) {
   const int64_t steps = p.steps;
@@ -40,7 +53,7 @@ void run_chain(const MisChainParams& p, int64_t chain, double* recycled) {
     } else if (log_ratio < 0.0) {
       chance = std::exp(log_ratio);
     }
-    const bool move = free || std::log(static_cast<double>(uniforms[step])) < log_ratio;
+    const bool move = free || below(uniforms[step], log_ratio, chance);
 
     recycled[step] += chance;
     recycled[held] += 1.0 - chance;
