@@ -120,7 +120,8 @@ class Attention(nn.Module):
         return result
 
     def _split(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        shape = (*states.shape[:-1], self.heads, states.shape[-1] // self.heads)
+        return states.reshape(shape).transpose(1, 2)
 
 
 Past = tuple[Tensor, Tensor]
