@@ -26,16 +26,24 @@ def serve_index(
     k: Annotated[
         int, typer.Option(metavar="N", min=1, help="Most passages one query may ask for.")
     ] = 1000,
+    compat: Annotated[
+        list[str],
+        typer.Option(metavar="SERVER", help="Offer its routes, too: search-r1 (/retrieve)."),
+    ] = [],  # noqa: B006 - typer copies it
     name: Annotated[str | None, typer.Option(help="What answers call the index.")] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: a run's own.")
     ] = None,
 ) -> None:
-    """Serve search over HTTP, with a page to try it at /. SIGTERM drains, then ends with 0."""
-    from jsarag.serve.app import Limits, create_app
+    """Serve search over HTTP, with a page to try it at /. SIGTERM drains, then ends with 0.
+
+    With JSARAG_ADMIN_KEY set, that key opens POST /v1/index/reload.
+    """
+    from jsarag.serve.app import create_app
     from jsarag.serve.run import serve
-    from jsarag.serve.security import check_bind, read_api_key
-    from jsarag_cli.serving import open_source
+    from jsarag.serve.security import ADMIN_KEY_VARIABLE, check_bind, read_api_key
+    from jsarag.serve.server import Limits
+    from jsarag_cli.serving import open_engine, open_source
 
     key = read_api_key(os.environ, api_key_file)
     check_bind(host, key, insecure)  # before minutes of loading
@@ -47,6 +55,9 @@ def serve_index(
         name or opened.name,
         api_key=key,
         limits=Limits(max_k=k),
+        compat=compat,
+        admin_key=read_api_key(os.environ, variable=ADMIN_KEY_VARIABLE),
+        reload=lambda: open_engine(source, device),
     )
     guarded = "with a key" if key else "without a key"
     serve(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jsarag.index.interfaces import Encoder
-    from jsarag.serve.engine import Passages, SearchIndex
+    from jsarag.serve.engine import Passages, SearchEngine, SearchIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +44,11 @@ def open_source(folder: Path, device: str | None) -> Source:
     return Source(
         parts.prior_index, parts.retrievers.prior, parts.dataset.kb, folder.resolve().name
     )
+
+
+def open_engine(folder: Path, device: str | None) -> SearchEngine:
+    """:func:`open_source` as one engine, for reloading."""
+    from jsarag.serve.engine import SearchEngine
+
+    opened = open_source(folder, device)
+    return SearchEngine(opened.index, opened.encoder, opened.passages)

@@ -1,127 +1,42 @@
-"""The web application: routes, limits and life cycle. Searching is ``engine.py``'s."""
+"""The web application: its routes. Searching is ``engine.py``'s, state is ``server.py``'s."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
 from jsarag._version import __version__
 from jsarag.errors import ConfigError
 from jsarag.index.interfaces import Encoder
-from jsarag.serve.batching import Done, MicroBatcher, NotRunningError
-from jsarag.serve.engine import Answer, Passages, Query, SearchEngine, SearchIndex
+from jsarag.serve.batching import Done
+from jsarag.serve.compat import (
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    RetrieveRequest,
+    embeddings_response,
+    retrieve_response,
+)
+from jsarag.serve.engine import Answer, Passages, SearchEngine, SearchIndex
 from jsarag.serve.metrics import MeteredApp, ServerMetrics, metrics_available
 from jsarag.serve.page import CONTENT_SECURITY_POLICY, docs_page, query_page
 from jsarag.serve.problems import install_handlers, problem
-from jsarag.serve.schemas import Problem, SearchRequest, SearchResponse
-from jsarag.serve.security import Gate, read_api_key
+from jsarag.serve.schemas import Problem, ReloadResponse, SearchRequest, SearchResponse
+from jsarag.serve.security import RELOAD_PATH, Gate, read_api_key
+from jsarag.serve.server import Limits, Reload, Server
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one server takes on.
-
-    max_batch: queries encoded together. max_queries: per request. queue_capacity: queries that may
-    wait over all requests, at least ``max_queries``. max_query_chars: per query. max_k: passages
-    per query. max_body_bytes: per request.
-    """
-
-    max_batch: int = 32
-    max_queries: int = 1024
-    queue_capacity: int = 4096
-    max_query_chars: int = 20_000
-    max_k: int = 1000
-    max_body_bytes: int = 8 << 20
-
-
-class _Server:
-    """State of one application: the engine, the queue in front of it, and whether it is warm."""
-
-    def __init__(self, engine: SearchEngine, name: str, limits: Limits) -> None:
-        self.engine, self.name, self.limits = engine, name, limits
-        self.batcher = MicroBatcher[Query, Answer](
-            engine.answer, max_batch=limits.max_batch, capacity=limits.queue_capacity
-        )
-        self.warm = False
-        self.failure: str | None = None
-
-    @asynccontextmanager
-    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Warm up while the first requests already queue; drain the queue at the end."""
-        self.batcher.start()
-        warm_up = asyncio.create_task(self.batcher.submit([Query("warm-up", 1)]))
-        warm_up.add_done_callback(self._note_warm_up)
-        yield
-        await self.batcher.close()
-
-    def _note_warm_up(self, task: asyncio.Task[list[Done[Answer]]]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
-        self.warm = error is None
-        if error is not None:
-            self.failure = f"the warm-up query failed: {type(error).__name__}: {error}"
-
-    def info(self) -> dict[str, Any]:
-        index = self.engine.index
-        return {
-            "name": self.name,
-            "generation": index.generation,
-            "count": len(index),
-            "width": index.width,
-            "encoder": index.spec,
-            "limits": asdict(self.limits),
-            "version": __version__,
-        }
-
-    async def search(self, request: SearchRequest) -> dict[str, Any]:
-        started = time.perf_counter()
-        texts = request.texts
-        self._check_size(texts, request.k)
-        if self.failure is not None:
-            raise NotRunningError(self.failure)
-        done = await self.batcher.submit([Query(text, request.k) for text in texts])
-        batches = {answer.result.timing for answer in done}
-        return {
-            "index": {"name": self.name, "generation": self.engine.index.generation},
-            "results": [_hits(item.result, request.return_text) for item in done],
-            "timings_ms": {
-                "queue": _ms(min(item.waited_s for item in done)),
-                "encode": _ms(sum(timing.encode_s for timing in batches)),
-                "search": _ms(sum(timing.search_s for timing in batches)),
-                "total": _ms(time.perf_counter() - started),
-            },
-        }
-
-    def _check_size(self, texts: Sequence[str], k: int) -> None:
-        limits = self.limits
-        if len(texts) > limits.max_queries:
-            raise HTTPException(
-                413, f"{len(texts)} queries; a request may hold {limits.max_queries}: send several"
-            )
-        longest = max(map(len, texts))
-        if longest > limits.max_query_chars:
-            raise HTTPException(
-                413, f"a query of {longest:,} characters; {limits.max_query_chars:,} are allowed"
-            )
-        if k > limits.max_k:
-            raise HTTPException(422, f"k: expected at most {limits.max_k}, found {k}")
+_COMPATIBLE = ("search-r1",)
 
 
 def create_app(
@@ -132,6 +47,9 @@ def create_app(
     *,
     api_key: str | None = None,
     limits: Limits | None = None,
+    compat: Sequence[str] = (),
+    admin_key: str | None = None,
+    reload: Reload | None = None,
 ) -> FastAPI:
     """The search application over one index.
 
@@ -142,11 +60,19 @@ def create_app(
         name: what the index is called in answers.
         api_key: bearer key; None takes ``JSARAG_API_KEY`` if that is set.
         limits: None takes the defaults.
+        compat: other servers whose routes are offered, too: 'search-r1'.
+        admin_key: opens ``POST /v1/index/reload``, which is not there without one.
+        reload: opens the index anew.
 
     Raises:
         IndexStaleError, DataError: encoder, index and passages do not fit together.
-        ConfigError: the limits contradict each other, or the key is blank.
+        ConfigError: the limits contradict each other, the key is blank, or ``compat`` is unknown.
     """
+    for name_ in compat:
+        if name_ not in _COMPATIBLE:
+            raise ConfigError(
+                f"--compat: expected one of {', '.join(_COMPATIBLE)}, found '{name_}'"
+            )
     limits = limits or Limits()
     if limits.queue_capacity < limits.max_queries:
         raise ConfigError(
@@ -154,7 +80,7 @@ def create_app(
             f"({limits.max_queries}), so a full request could never be taken; raise it"
         )
     api_key = read_api_key(os.environ) if api_key is None else api_key
-    server = _Server(SearchEngine(index, encoder, kb), name, limits)
+    server = Server(SearchEngine(index, encoder, kb), name, limits, reload)
     app = FastAPI(
         title=f"jsarag: {name}",
         version=__version__,
@@ -169,24 +95,49 @@ def create_app(
     install_handlers(app)
     metrics = ServerMetrics(lambda: server.batcher.waiting) if metrics_available() else None
     _add_search(app, server, metrics)
+    if "search-r1" in compat:
+        _add_search_r1(app, server, metrics)
+    if reload is not None and admin_key is not None:
+        _add_reload(app, server)
     _add_probes(app, server)
     _add_pages(app, server)
-    app.add_middleware(Gate, api_key=api_key, max_body_bytes=limits.max_body_bytes)
+    app.add_middleware(
+        Gate, api_key=api_key, admin_key=admin_key, max_body_bytes=limits.max_body_bytes
+    )
     if metrics is not None:
         _add_metrics(app, metrics)
     return app
 
 
-def _add_search(app: FastAPI, server: _Server, metrics: ServerMetrics | None) -> None:
+def _add_search(app: FastAPI, server: Server, metrics: ServerMetrics | None) -> None:
     @app.post(
         "/v1/search", responses={200: _said("passages", SearchResponse), **_refusals(*_REFUSALS)}
     )
     async def search(request: SearchRequest) -> JSONResponse:
         """The k best passages for each query."""
-        response = await server.search(request)
-        if metrics is not None:
-            metrics.queries.inc(len(request.texts))
-        return JSONResponse(response)
+        started = time.perf_counter()
+        done = await server.answer(request.texts, request.k)
+        _count(metrics, len(done))
+        return JSONResponse(
+            {
+                "index": server.index_info(done[0].result.generation),
+                "results": [_hits(item.result, request.return_text) for item in done],
+                "timings_ms": _timings(done, time.perf_counter() - started),
+            }
+        )
+
+    @app.post(
+        "/v1/embeddings",
+        responses={200: _said("embeddings", EmbeddingsResponse), **_refusals(*_REFUSALS)},
+    )
+    async def embeddings(request: EmbeddingsRequest) -> JSONResponse:
+        """The query encoder's vectors, in OpenAI's shape."""
+        done = await server.answer(request.texts, 0)
+        _count(metrics, len(done))
+        model = str(server.engine.index.spec.get("model", server.name))
+        return JSONResponse(
+            embeddings_response([item.result.embedding for item in done], request, model)
+        )
 
     @app.get("/info", responses={200: _said("facts"), **_refusals(401)})
     async def info() -> JSONResponse:
@@ -194,7 +145,29 @@ def _add_search(app: FastAPI, server: _Server, metrics: ServerMetrics | None) ->
         return JSONResponse(server.info())
 
 
-def _add_probes(app: FastAPI, server: _Server) -> None:
+def _add_search_r1(app: FastAPI, server: Server, metrics: ServerMetrics | None) -> None:
+    @app.post("/retrieve", responses=_refusals(*_REFUSALS))
+    async def retrieve(request: RetrieveRequest) -> JSONResponse:
+        """The search, in Search-R1's shape."""
+        done = await server.answer(request.queries, request.k)
+        _count(metrics, len(done))
+        return JSONResponse(retrieve_response([item.result.hits for item in done], request))
+
+
+def _add_reload(app: FastAPI, server: Server) -> None:
+    @app.post(
+        RELOAD_PATH,
+        responses={
+            200: _said("the new index is in use", ReloadResponse),
+            **_refusals(401, 409, 500),
+        },
+    )
+    async def reload() -> JSONResponse:
+        """Open the index again and swap it in; asks for the admin key."""
+        return JSONResponse(await server.reload())
+
+
+def _add_probes(app: FastAPI, server: Server) -> None:
     @app.get("/health", responses={200: _said("always")})
     async def health() -> JSONResponse:
         """The process is alive; never asks for the key."""
@@ -208,7 +181,7 @@ def _add_probes(app: FastAPI, server: _Server) -> None:
         return problem(503, server.failure or "warming up", {"Retry-After": "1"})
 
 
-def _add_pages(app: FastAPI, server: _Server) -> None:
+def _add_pages(app: FastAPI, server: Server) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(query_page(server.name), headers=_PAGE_HEADERS)
@@ -224,22 +197,28 @@ def _add_metrics(app: FastAPI, metrics: ServerMetrics) -> None:
         content, media_type = metrics.render()
         return Response(content, media_type=media_type)
 
-    known = {"/", "/docs", "/health", "/info", "/metrics", "/openapi.json", "/ready", "/v1/search"}
-    app.add_middleware(MeteredApp, metrics=metrics, paths=frozenset(known))
+    pages = {"/", "/docs", "/metrics", "/openapi.json"}
+    known = frozenset({*pages, *app.openapi()["paths"]})
+    app.add_middleware(MeteredApp, metrics=metrics, paths=known)
 
 
-_REFUSALS = {
+_EXPLAINED = {
     400: "the body is no JSON",
     401: "the key is missing or wrong",
+    409: "a reload is running already",
     413: "too many queries, or one that is too long",
     422: "a field is missing, unknown or out of range",
     429: "the queue is full; Retry-After says when to come back",
+    500: "it cannot be opened; the old one stays in use",
     503: "starting, shutting down, or the encoder failed",
 }
 
 
+_REFUSALS = (400, 401, 413, 422, 429, 503)
+
+
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: _said(_REFUSALS[status], Problem) for status in statuses}
+    return {status: _said(_EXPLAINED[status], Problem) for status in statuses}
 
 
 def _said(description: str, model: type[BaseModel] | None = None) -> dict[str, Any]:
@@ -253,6 +232,21 @@ def _hits(answer: Answer, with_text: bool) -> list[dict[str, Any]]:
         for row in rows:
             del row["text"]
     return rows
+
+
+def _timings(done: Sequence[Done[Answer]], total_s: float) -> dict[str, float]:
+    batches = {item.result.timing for item in done}
+    return {
+        "queue": _ms(min(item.waited_s for item in done)),
+        "encode": _ms(sum(timing.encode_s for timing in batches)),
+        "search": _ms(sum(timing.search_s for timing in batches)),
+        "total": _ms(total_s),
+    }
+
+
+def _count(metrics: ServerMetrics | None, queries: int) -> None:
+    if metrics is not None:
+        metrics.queries.inc(queries)
 
 
 def _ms(seconds: float) -> float:

@@ -44,7 +44,7 @@ class Passages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query text and how many passages are wanted."""
+    """One query text and how many passages are wanted; none: its embedding is."""
 
     text: str
     k: int
@@ -58,11 +58,13 @@ class BatchTiming:
     search_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """The passages of one query, best first."""
+    """One query's passages, best first, its embedding f32 [D] on the CPU, and which index answered."""
 
+    generation: int
     hits: tuple[Hit, ...]
+    embedding: Tensor
     timing: BatchTiming
 
 
@@ -106,11 +108,16 @@ class SearchEngine:
                 "serve: the query encoder returned NaN or infinity; check its weights"
             )
         encoded = time.perf_counter()
-        found = self.index.search(embeddings, max(query.k for query in queries))
-        ids, scores = found.ids.tolist(), found.scores.tolist()
+        k = max(query.k for query in queries)
+        found = self.index.search(embeddings, k) if k else None
+        ids = found.ids.tolist() if found is not None else [[] for _ in queries]
+        scores = found.scores.tolist() if found is not None else [[] for _ in queries]
         timing = BatchTiming(encoded - started, time.perf_counter() - encoded)
+        vectors = embeddings.float().cpu()
         return [
-            Answer(self._hits(ids[b][: query.k], scores[b]), timing)
+            Answer(
+                self.index.generation, self._hits(ids[b][: query.k], scores[b]), vectors[b], timing
+            )
             for b, query in enumerate(queries)
         ]
 

@@ -1,10 +1,27 @@
-"""The JSON of ``POST /v1/search``, as documented at ``/docs``."""
+"""The JSON of our own routes, as documented at ``/docs``."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
+
+
+def checked_texts(value: str | list[str]) -> str | list[str]:
+    """One text or several, each with something in it that can be encoded.
+
+    Raises:
+        ValueError: none, a blank one, or half of a surrogate pair.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if not texts:
+        raise ValueError("expected at least one query")
+    for position, text in enumerate(texts):
+        if not text.strip():
+            raise ValueError(f"query {position} is blank")
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(f"query {position} holds half of a surrogate pair")
+    return value
 
 
 class SearchRequest(BaseModel):
@@ -21,16 +38,8 @@ class SearchRequest(BaseModel):
 
     @field_validator("queries")
     @classmethod
-    def _not_blank(cls, queries: str | list[str]) -> str | list[str]:
-        texts = [queries] if isinstance(queries, str) else queries
-        if not texts:
-            raise ValueError("expected at least one query")
-        for position, text in enumerate(texts):
-            if not text.strip():
-                raise ValueError(f"query {position} is blank")
-            if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-                raise ValueError(f"query {position} holds half of a surrogate pair")
-        return queries
+    def _checked(cls, value: str | list[str]) -> str | list[str]:
+        return checked_texts(value)
 
     @property
     def texts(self) -> list[str]:
@@ -61,6 +70,14 @@ class SearchResponse(BaseModel):
     index: IndexInfo
     results: list[list[HitInfo]]
     timings_ms: dict[str, float]
+
+
+class ReloadResponse(BaseModel):
+    """The index now in use, the generation it replaces, and how long it took."""
+
+    index: IndexInfo
+    previous_generation: int
+    seconds: float
 
 
 class Problem(BaseModel):

@@ -15,16 +15,22 @@ from jsarag.errors import ConfigError
 from jsarag.serve.problems import problem
 
 KEY_VARIABLE = "JSARAG_API_KEY"
+ADMIN_KEY_VARIABLE = "JSARAG_ADMIN_KEY"
+# Opened by the admin key alone.
+RELOAD_PATH = "/v1/index/reload"
 # Answered without the key: probes, and pages that hold no data.
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 
 
-def read_api_key(environment: Mapping[str, str], key_file: Path | None = None) -> str | None:
+def read_api_key(
+    environment: Mapping[str, str], key_file: Path | None = None, *, variable: str = KEY_VARIABLE
+) -> str | None:
     """The bearer key from a file or from ``JSARAG_API_KEY``; None where there is none.
 
     Args:
         environment: usually ``os.environ``.
         key_file: preferred over the variable; surrounding white space is dropped.
+        variable: its name.
 
     Raises:
         ConfigError: the file cannot be read or is empty, or the variable is set but blank.
@@ -35,8 +41,8 @@ def read_api_key(environment: Mapping[str, str], key_file: Path | None = None) -
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"API key file {key_file}: cannot be read ({error})") from error
         where = str(key_file)
-    elif KEY_VARIABLE in environment:
-        key, where = environment[KEY_VARIABLE].strip(), KEY_VARIABLE
+    elif variable in environment:
+        key, where = environment[variable].strip(), variable
     else:
         return None
     if not key:
@@ -71,12 +77,21 @@ class Gate:
     Args:
         app: what is guarded.
         api_key: None asks for none.
+        admin_key: what :data:`RELOAD_PATH` asks for; None leaves that path to the API key.
         max_body_bytes: a larger body is answered 413, also if it comes in pieces.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        api_key: str | None,
+        max_body_bytes: int,
+        admin_key: str | None = None,
+    ) -> None:
         self._app = app
         self._key = None if api_key is None else f"Bearer {api_key}".encode()
+        self._admin_key = self._key if admin_key is None else f"Bearer {admin_key}".encode()
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +99,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if self._key is not None and scope["path"] not in OPEN_PATHS and not self._knows(headers):
+        path = scope["path"]
+        key = self._admin_key if path == RELOAD_PATH else self._key
+        if key is not None and path not in OPEN_PATHS and not _knows(headers, key):
             refusal = problem(
                 401,
                 "expected the header 'Authorization: Bearer <key>' with the server's key",
@@ -102,14 +119,6 @@ class Gate:
     def _too_large(self) -> str:
         return f"the body may have {self._max_body_bytes:,} bytes; send fewer or shorter queries"
 
-    def _knows(self, headers: Headers) -> bool:
-        given = headers.get("authorization", "")
-        scheme, _, key = given.partition(" ")
-        candidate = f"Bearer {key.strip()}" if scheme.lower() == "bearer" else given
-        assert self._key is not None
-        # Headers arrive as latin-1 text; bytes, because compare_digest refuses non-ASCII text.
-        return hmac.compare_digest(candidate.encode("latin-1"), self._key)
-
     def _counted(self, receive: Receive) -> Receive:
         seen = 0
 
@@ -122,6 +131,14 @@ class Gate:
             return message
 
         return counted
+
+
+def _knows(headers: Headers, expected: bytes) -> bool:
+    given = headers.get("authorization", "")
+    scheme, _, key = given.partition(" ")
+    candidate = f"Bearer {key.strip()}" if scheme.lower() == "bearer" else given
+    # Headers arrive as latin-1 text; bytes, because compare_digest refuses non-ASCII text.
+    return hmac.compare_digest(candidate.encode("latin-1"), expected)
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
-from jsarag.serve.app import Limits, create_app
+from jsarag.serve.app import create_app
 from jsarag.types import Passage
 
 # Test folders are no packages (importlib mode), so helpers are found by path.
@@ -40,10 +41,10 @@ def make_app(
     passages: list[Passage],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., FastAPI]:
-    """``make_app(api_key=..., limits=...)``."""
+    """``make_app(api_key=..., limits=..., ...)``."""
     monkeypatch.delenv("JSARAG_API_KEY", raising=False)
 
-    def make(*, api_key: str | None = None, limits: Limits | None = None) -> FastAPI:
-        return create_app(index, encoder, passages, "tiny", api_key=api_key, limits=limits)
+    def make(**settings: Any) -> FastAPI:
+        return create_app(index, encoder, passages, "tiny", **settings)
 
     return make

@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from serve_parts import TEXTS, LetterEncoder, PlainIndex
 
 from jsarag.errors import ConfigError, DataError, IndexStaleError
-from jsarag.serve.app import Limits, create_app
+from jsarag.serve.app import create_app
+from jsarag.serve.server import Limits
 
 MakeApp = Callable[..., FastAPI]
 SMALL = Limits(max_batch=2, max_queries=4, queue_capacity=4, max_query_chars=50, max_k=10)
