@@ -22,6 +22,7 @@ namespace cpu {
 const Engine& passage_logp_engine(bool bf16) {
 #if JSARAG_X86
   const Isa isa = best_isa();
+  if (isa >= Isa::amx && bf16) return kPassageLogpAmx;
   if (isa >= Isa::avx512bf16 && bf16) return kPassageLogpAvx512Bf16;
   if (isa >= Isa::avx512) return kPassageLogpAvx512;
   if (isa >= Isa::avx2) return kPassageLogpAvx2;
@@ -44,9 +45,11 @@ using cpu::LseBlock;
 using cpu::Source;
 
 // Tokens that share one packing of a block of the vocabulary in the forward pass.
-constexpr int64_t kTokensPerTask = 24 * kTokenBlock;
+constexpr int64_t kTokensPerTask = 16 * kTokenBlock;
 // Vocabulary blocks between two meetings of the threads in the backward pass.
 constexpr int64_t kBlocksPerChunk = 2;
+// Columns of the weight's gradient per task, a multiple of every engine's panel.
+constexpr int64_t kWidthPart = 384;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
@@ -144,7 +147,7 @@ class Problem {
         tokens(inputs, grad_logp),
         engine(cpu::passage_logp_engine(inputs.bf16)),
         threads(std::max(n_threads, 1)),
-        units(engine.pairs ? divide_up(in.width, 2) : in.width),
+        units(units_of(in.width)),
         blocks(divide_up(in.vocabulary, kVocabularyBlock)),
         hidden{in.hidden, in.bf16, in.hidden_stride, tokens.row.data()},
         left(tokens.padded * units),
@@ -161,9 +164,14 @@ class Problem {
       for (int64_t i = 0; i < kTokenBlock; i += engine.rows) {
         const int64_t first = block * kTokenBlock + i;
         const int64_t n = std::clamp<int64_t>(tokens.count - first, 0, engine.rows);
-        engine.pack_rows(hidden, first, n, in.width, engine.rows, left.at(first * units));
+        engine.pack_tokens(hidden, first, n, in.width, units, engine.rows, left.at(first * units));
       }
     });
+  }
+
+  // Units of n values as a summed dimension.
+  int64_t units_of(int64_t n) const {
+    return round_up(engine.pairs ? divide_up(n, 2) : n, engine.unit_step);
   }
 
   int64_t words_in_block(int64_t block) const {
@@ -180,9 +188,9 @@ class Problem {
   void pack_words(int64_t block, int64_t column, float* out) const {
     const int64_t words = words_in_block(block);
     const Source weight{in.weight, in.bf16, in.weight_stride, nullptr};
-    engine.pack_rows(weight, block * kVocabularyBlock + column,
-                     std::min<int64_t>(words - column, engine.columns), in.width,
-                     panel_width(column, words), out + column * units);
+    engine.pack_words(weight, block * kVocabularyBlock + column,
+                      std::min<int64_t>(words - column, engine.columns), in.width, units,
+                      panel_width(column, words), out + column * units);
   }
 
   LogitRule rule(int64_t block) const {
@@ -296,14 +304,14 @@ class Backward {
         problem_(params.in, params.grad_logp, threads),
         engine_(problem_.engine),
         width_(round_up(params.in.width, engine_.lanes)),
-        token_units_(problem_.tokens.padded / (engine_.pairs ? 2 : 1)),
+        token_units_(problem_.units_of(problem_.tokens.padded)),
         columns_of_token_(p_.grad_weight ? token_units_ * width_ : 0),
         by_word_(kBlocksPerChunk * kVocabularyBlock * token_units_),
         hidden_grad_(p_.grad_hidden ? problem_.tokens.padded * width_ : 0),
         words_(kBlocksPerChunk * kVocabularyBlock * problem_.units),
         word_rows_(p_.grad_hidden ? kBlocksPerChunk * block_units() * width_ : 0),
         scratch_(problem_.threads * kScratch),
-        weight_scratch_(problem_.threads * engine_.columns * width_),
+        weight_scratch_(problem_.threads * engine_.columns * kWidthPart),
         lse_(problem_.tokens.padded),
         mass_(problem_.tokens.padded),
         grad_(problem_.tokens.padded) {
@@ -331,18 +339,17 @@ class Backward {
  private:
   static constexpr int64_t kScratch = 2 * kTokenBlock * kLogitsStride;
 
-  // Units of one vocabulary block as a summed dimension.
-  int64_t block_units() const { return kVocabularyBlock / (engine_.pairs ? 2 : 1); }
+  int64_t block_units() const { return problem_.units_of(kVocabularyBlock); }
 
   // The right operand of the weight's gradient: tokens as the summed dimension.
   void pack_tokens() {
     const int64_t panels = divide_up(p_.in.width, engine_.columns);
     for_each_task(problem_.threads, panels, [&](int, int64_t panel) {
       const int64_t column = panel * engine_.columns;
-      engine_.pack_columns(problem_.hidden, problem_.tokens.count, token_units_, column,
-                           std::min<int64_t>(engine_.columns, p_.in.width - column),
-                           problem_.panel_width(column, p_.in.width),
-                           columns_of_token_.at(column * token_units_));
+      engine_.pack_token_columns(problem_.hidden, problem_.tokens.count, token_units_, column,
+                                 std::min<int64_t>(engine_.columns, p_.in.width - column),
+                                 problem_.panel_width(column, p_.in.width),
+                                 columns_of_token_.at(column * token_units_));
     });
   }
 
@@ -364,16 +371,12 @@ class Backward {
       const char* row = static_cast<const char*>(p_.in.weight) +
                         (first + i) * kVocabularyBlock * p_.in.weight_stride * size;
       const Source weight{row, p_.in.bf16, p_.in.weight_stride, nullptr};
-      const int64_t units = units_of_words(words);
-      engine_.pack_columns(weight, words, units, column,
-                           std::min<int64_t>(engine_.columns, p_.in.width - column),
-                           problem_.panel_width(column, p_.in.width),
-                           word_rows_.at(i * block_units() * width_ + column * units));
+      const int64_t units = problem_.units_of(words);
+      engine_.pack_word_rows(weight, words, units, column,
+                             std::min<int64_t>(engine_.columns, p_.in.width - column),
+                             problem_.panel_width(column, p_.in.width),
+                             word_rows_.at(i * block_units() * width_ + column * units));
     });
-  }
-
-  int64_t units_of_words(int64_t words) const {
-    return engine_.pairs ? divide_up(words, 2) : words;
   }
 
   // Each task owns a token block: logits again, their gradient, and the hidden's.
@@ -396,34 +399,39 @@ class Backward {
         if (p_.grad_hidden) {
           engine_.product_by_token(rows, kTokenBlock / engine_.rows,
                                    word_rows_.at(i * block_units() * width_), p_.in.width,
-                                   units_of_words(words), hidden_grad_.at(token * width_), width_,
-                                   block > 0);
+                                   problem_.units_of(words), hidden_grad_.at(token * width_),
+                                   width_, block > 0);
         }
       }
     });
   }
 
-  // Each task owns a panel of words: the weight's and the bias's gradient.
+  // Each task owns a panel of words and a part of the width: the weight's and the bias's gradient.
   void by_word(int64_t first, int64_t n) {
     const int64_t panels = kVocabularyBlock / engine_.columns;
-    for_each_task(problem_.threads, n * panels, [&](int worker, int64_t task) {
-      const int64_t block = first + task / panels, column = task % panels * engine_.columns;
+    const int64_t parts = p_.grad_weight ? divide_up(p_.in.width, kWidthPart) : 1;
+    for_each_task(problem_.threads, n * panels * parts, [&](int worker, int64_t task) {
+      const int64_t part = task % parts, panel = task / parts;
+      const int64_t block = first + panel / panels, column = panel % panels * engine_.columns;
       const int64_t word = block * kVocabularyBlock + column;
       const int64_t words = std::min<int64_t>(engine_.columns, p_.in.vocabulary - word);
       if (words <= 0) return;
-      const float* panel = by_word_.at((task / panels * kVocabularyBlock + column) * token_units_);
-      float* out = weight_scratch_.at(worker * engine_.columns * width_);
+      const float* grads = by_word_.at((panel / panels * kVocabularyBlock + column) * token_units_);
       if (p_.grad_weight) {
-        engine_.product_by_word(panel, engine_.columns / engine_.rows, columns_of_token_.data(),
-                                p_.in.width, token_units_, out, width_, false);
+        const int64_t from = part * kWidthPart;
+        const int64_t width = std::min(kWidthPart, p_.in.width - from);
+        float* out = weight_scratch_.at(worker * engine_.columns * kWidthPart);
+        engine_.product_by_word(grads, engine_.columns / engine_.rows,
+                                columns_of_token_.at(from * token_units_), width, token_units_, out,
+                                kWidthPart, false);
         for (int64_t i = 0; i < words; ++i) {
-          store_elements(out + i * width_, p_.in.width, p_.grad_weight, (word + i) * p_.in.width,
-                         p_.in.bf16);
+          store_elements(out + i * kWidthPart, width, p_.grad_weight,
+                         (word + i) * p_.in.width + from, p_.in.bf16);
         }
       }
-      if (p_.grad_bias) {
+      if (p_.grad_bias && part == 0) {
         float sums[64];
-        engine_.sum_words(panel, token_units_, sums);
+        engine_.sum_words(grads, token_units_, sums);
         store_elements(sums, words, p_.grad_bias, word, p_.in.bf16);
       }
     });

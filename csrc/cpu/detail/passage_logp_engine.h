@@ -13,7 +13,7 @@ namespace jsarag::cpu {
 
 // Logits are made in blocks of kTokenBlock x kVocabularyBlock that stay in the second-level cache.
 // Both are multiples of every engine's panel sizes; none depends on the number of threads.
-constexpr int64_t kTokenBlock = 48;
+constexpr int64_t kTokenBlock = 64;
 constexpr int64_t kVocabularyBlock = 480;
 // Row strides (in f32 and in units) with a pad, so that rows do not fall on one cache set.
 constexpr int64_t kLogitsStride = kVocabularyBlock + 16;
@@ -57,22 +57,29 @@ struct GradBlock {
 };
 
 struct Engine {
-  int rows;     // of a left panel
-  int columns;  // of a right panel
-  int lanes;    // a narrower last panel is a multiple of this
-  bool pairs;   // units are pairs of bf16
+  int rows;       // of a left panel
+  int columns;    // of a right panel
+  int lanes;      // a narrower last right panel is a multiple of this
+  int unit_step;  // summed dimensions are padded with zeros to a multiple of this many units
+  bool pairs;     // units are pairs of bf16
 
-  // One panel of `panel` >= n rows, k = the matrix's width: out [units of width][panel].
-  void (*pack_rows)(const Source& source, int64_t first, int64_t n, int64_t width, int panel,
-                    float* out);
-  // One panel of `panel` >= n columns from `first_column`, k = n_rows rows of the matrix:
-  // out [units][panel], rows past n_rows are zero.
-  void (*pack_columns)(const Source& source, int64_t n_rows, int64_t units, int64_t first_column,
-                       int64_t n, int panel, float* out);
+  // One panel from n rows of the matrix, first .. first + n - 1; k = its width, padded to `units`.
+  // pack_tokens: a left panel; pack_words: a right one of `panel` columns.
+  void (*pack_tokens)(const Source& source, int64_t first, int64_t n, int64_t width, int64_t units,
+                      int panel, float* out);
+  void (*pack_words)(const Source& source, int64_t first, int64_t n, int64_t width, int64_t units,
+                     int panel, float* out);
+  // One panel from n columns of the matrix; k = its n_rows rows, padded to `units`.
+  // pack_word_rows: a right panel; pack_token_columns: what product_by_word reads.
+  void (*pack_word_rows)(const Source& source, int64_t n_rows, int64_t units, int64_t first_column,
+                         int64_t n, int panel, float* out);
+  void (*pack_token_columns)(const Source& source, int64_t n_rows, int64_t units,
+                             int64_t first_column, int64_t n, int panel, float* out);
 
   // c [rows, columns] (+)= left * right over `units`; row_panels left panels of `rows`.
-  // packed: left as above. by_token: left rows are kLogitsStride units apart. by_word: one panel of
-  // `columns` words as GradBlock writes it.
+  // product: left as pack_tokens made it. by_token: left rows are kLogitsStride units apart.
+  // by_word: left is one panel of `columns` words as GradBlock writes it, right as
+  // pack_token_columns made it.
   void (*product)(const float* left, int64_t row_panels, const float* right, int64_t columns,
                   int64_t units, float* c, int64_t c_stride, bool accumulate);
   void (*product_by_token)(const float* left, int64_t row_panels, const float* right,
@@ -96,6 +103,7 @@ extern const Engine kPassageLogpPortable;
 extern const Engine kPassageLogpAvx2;
 extern const Engine kPassageLogpAvx512;
 extern const Engine kPassageLogpAvx512Bf16;
+extern const Engine kPassageLogpAmx;
 #endif
 
 }  // namespace jsarag::cpu

@@ -54,35 +54,34 @@ inline const float* f32_row(const Source& source, int64_t i) {
 
 // ---- packing ----
 
-// One column of a panel from unit `from` on: row `row` of the matrix, or zeros.
+// One column of a panel from unit `from` on: row `row` of the matrix, then zeros.
 template <bool kPairs>
 void pack_column(const Source& source, int64_t row, bool exists, int64_t from, int64_t width,
-                 int panel, float* to) {
-  const int64_t units = kPairs ? (width + 1) / 2 : width;
-  if (!exists) {
-    for (int64_t u = from; u < units; ++u) to[u * panel] = 0.0f;
-  } else if (kPairs) {
+                 int64_t units, int panel, float* to) {
+  int64_t u = from;
+  if (exists && kPairs) {
     const uint16_t* values = bf16_row(source, row);
-    for (int64_t u = from; u < width / 2; ++u) std::memcpy(to + u * panel, values + 2 * u, 4);
-    if (width % 2) to[(units - 1) * panel] = unit_of(values[width - 1], 0);
-  } else if (source.bf16) {
+    for (; u < width / 2; ++u) std::memcpy(to + u * panel, values + 2 * u, 4);
+    if (width % 2) to[u++ * panel] = unit_of(values[width - 1], 0);
+  } else if (exists && source.bf16) {
     const uint16_t* values = bf16_row(source, row);
-    for (int64_t u = from; u < units; ++u) to[u * panel] = from_bf16(values[u]);
-  } else {
+    for (; u < width; ++u) to[u * panel] = from_bf16(values[u]);
+  } else if (exists) {
     const float* values = f32_row(source, row);
-    for (int64_t u = from; u < units; ++u) to[u * panel] = values[u];
+    for (; u < width; ++u) to[u * panel] = values[u];
   }
+  for (; u < units; ++u) to[u * panel] = 0.0f;
 }
 
+// [units][panel]: the matrix's rows become columns.
 template <class V, bool kPairs>
-void pack_rows(const Source& source, int64_t first, int64_t n, int64_t width, int panel,
-               float* out) {
+void pack_rows(const Source& source, int64_t first, int64_t n, int64_t width, int64_t units,
+               int panel, float* out) {
   constexpr int64_t kSquare = V::kSquare;  // 0: this V turns no squares
-  const bool copies = kPairs || !source.bf16;
-  const int64_t whole_units = kPairs ? width / 2 : width;
   int64_t column = 0;
   if constexpr (kSquare > 0) {
-    const int64_t turned = whole_units / kSquare * kSquare;
+    const bool copies = kPairs || !source.bf16;
+    const int64_t turned = (kPairs ? width / 2 : width) / kSquare * kSquare;
     for (; copies && column + kSquare <= n; column += kSquare) {
       const char* rows[kSquare];
       for (int64_t i = 0; i < kSquare; ++i) {
@@ -94,43 +93,46 @@ void pack_rows(const Source& source, int64_t first, int64_t n, int64_t width, in
         V::turn(rows, u * 4, out + u * panel + column, panel);
       }
       for (int64_t i = 0; i < kSquare; ++i) {
-        pack_column<kPairs>(source, first + column + i, true, turned, width, panel,
+        pack_column<kPairs>(source, first + column + i, true, turned, width, units, panel,
                             out + column + i);
       }
     }
   }
   for (; column < panel; ++column) {
-    pack_column<kPairs>(source, first + column, column < n, 0, width, panel, out + column);
+    pack_column<kPairs>(source, first + column, column < n, 0, width, units, panel, out + column);
   }
 }
 
+// Unit u of the summed dimension `n_rows`, for one column: one value, or the pair of rows 2u, 2u+1.
+template <bool kPairs>
+inline float unit_of_rows(const Source& source, int64_t n_rows, int64_t u, int64_t column) {
+  if (kPairs) {
+    if (2 * u >= n_rows) return 0.0f;
+    const uint16_t high = 2 * u + 1 < n_rows ? bf16_row(source, 2 * u + 1)[column] : 0;
+    return unit_of(bf16_row(source, 2 * u)[column], high);
+  }
+  if (u >= n_rows) return 0.0f;
+  return source.bf16 ? from_bf16(bf16_row(source, u)[column]) : f32_row(source, u)[column];
+}
+
+// [units][panel]: the matrix's columns stay columns.
 template <bool kPairs>
 void pack_columns(const Source& source, int64_t n_rows, int64_t units, int64_t first_column,
                   int64_t n, int panel, float* out) {
   for (int64_t u = 0; u < units; ++u) {
     float* to = out + u * panel;
-    for (int64_t column = n; column < panel; ++column) to[column] = 0.0f;
-    if (kPairs) {
-      const bool has_low = 2 * u < n_rows, has_high = 2 * u + 1 < n_rows;
-      const uint16_t* low = has_low ? bf16_row(source, 2 * u) + first_column : nullptr;
-      const uint16_t* high = has_high ? bf16_row(source, 2 * u + 1) + first_column : nullptr;
-      if (has_high) {
-        for (int64_t column = 0; column < n; ++column) {
-          to[column] = unit_of(low[column], high[column]);
-        }
-      } else {
-        for (int64_t column = 0; column < n; ++column) {
-          to[column] = has_low ? unit_of(low[column], 0) : 0.0f;
-        }
+    if (kPairs && 2 * u + 1 < n_rows) {
+      const uint16_t* low = bf16_row(source, 2 * u) + first_column;
+      const uint16_t* high = bf16_row(source, 2 * u + 1) + first_column;
+      for (int64_t column = 0; column < n; ++column) {
+        to[column] = unit_of(low[column], high[column]);
       }
-    } else if (u >= n_rows) {
-      for (int64_t column = 0; column < n; ++column) to[column] = 0.0f;
-    } else if (source.bf16) {
-      const uint16_t* from = bf16_row(source, u) + first_column;
-      for (int64_t column = 0; column < n; ++column) to[column] = from_bf16(from[column]);
     } else {
-      std::memcpy(to, f32_row(source, u) + first_column, static_cast<size_t>(n) * 4);
+      for (int64_t column = 0; column < n; ++column) {
+        to[column] = unit_of_rows<kPairs>(source, n_rows, u, first_column + column);
+      }
     }
+    for (int64_t column = n; column < panel; ++column) to[column] = 0.0f;
   }
 }
 
@@ -390,18 +392,23 @@ template <class V, bool kPairs>
 constexpr Engine make_engine() {
   constexpr int64_t kColumns = V::kVectors * V::kLanes;
   constexpr int64_t kPanel = V::kRows * kLogitsStride;
-  return Engine{V::kRows,
-                static_cast<int>(kColumns),
-                V::kLanes,
-                kPairs,
-                pack_rows<V, kPairs>,
-                pack_columns<kPairs>,
-                product<V, 1, V::kRows, true, 0>,
-                product<V, kLogitsStride, 1, false, kPanel>,
-                product<V, 1, kColumns, false, V::kRows>,
-                lse<V>,
-                grad<V>,
-                V::sum_words};
+  Engine engine{};
+  engine.rows = V::kRows;
+  engine.columns = static_cast<int>(kColumns);
+  engine.lanes = V::kLanes;
+  engine.unit_step = 1;
+  engine.pairs = kPairs;
+  engine.pack_tokens = pack_rows<V, kPairs>;
+  engine.pack_words = pack_rows<V, kPairs>;
+  engine.pack_word_rows = pack_columns<kPairs>;
+  engine.pack_token_columns = pack_columns<kPairs>;
+  engine.product = product<V, 1, V::kRows, true, 0>;
+  engine.product_by_token = product<V, kLogitsStride, 1, false, kPanel>;
+  engine.product_by_word = product<V, 1, kColumns, false, V::kRows>;
+  engine.lse = lse<V>;
+  engine.grad = grad<V>;
+  engine.sum_words = V::sum_words;
+  return engine;
 }
 
 }  // namespace
