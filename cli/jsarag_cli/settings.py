@@ -138,7 +138,7 @@ TRAIN_FLAGS = (
         "copy, query-likelihood, a folder, a hub id.",
         _MODELS,
     ),
-    Flag("objective", "objective.name", "NAME", "jsa, rag, vrag, ...", _OBJECTIVE),
+    Flag("objective", "objective.name", "NAME", "jsa, rag or distil.", _OBJECTIVE),
     Flag(
         "estimator",
         "objective.estimator",
@@ -179,7 +179,7 @@ TRAIN_FLAGS = (
 )
 
 DEMO_FLAGS = (
-    Flag("objective", "objective.name", "NAME", "jsa, rag, vrag, ...", _OBJECTIVE),
+    Flag("objective", "objective.name", "NAME", "jsa, rag or distil.", _OBJECTIVE),
     MAX_STEPS,
     SEED,
     DEVICE,

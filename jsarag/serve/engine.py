@@ -60,7 +60,7 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """One query's passages, best first, its embedding f32 [D] on the CPU, and which index answered."""
+    """One query's passages, best first, its embedding f32 [D] on the CPU, and whose they are."""
 
     generation: int
     hits: tuple[Hit, ...]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jsarag.config.keys import known_keys
 from jsarag.config.load import flag
+from jsarag.em.objectives import objective_names
 from jsarag.errors import (
     BackendUnavailableError,
     CheckpointError,
@@ -29,6 +32,14 @@ class TestFlags:
     def test_each_flag_sets_a_setting_that_exists(self) -> None:
         for known in (*TRAIN_FLAGS, *DEMO_FLAGS, *EVAL_FLAGS):
             assert flag(known.key, "none" if not known.switch else True, "test").key == known.key
+
+    def test_the_help_names_every_choice_there_is(self) -> None:
+        for known in (*TRAIN_FLAGS, *DEMO_FLAGS, *EVAL_FLAGS):
+            choices = known_keys()[known.key].choices
+            if known.key == "objective.name":
+                choices = objective_names()
+            words = set(re.findall(r"[\w-]+", known.help))
+            assert set(choices) <= words, known.name
 
     def test_flags_reach_the_settings_with_their_source(self, cli: Cli, training: Any) -> None:
         ended = cli(
