@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from jsarag.errors import CheckpointError, ConfigError
-from jsarag.io.atomic import write_json
 from jsarag.io.tensors import load_tensors, save_tensors
 from jsarag.models import hub
 from jsarag.models.copy_network import (
@@ -36,12 +35,12 @@ from jsarag.models.encoder import TextEncoder
 from jsarag.models.generator import Generator
 from jsarag.models.padding import length_batches
 from jsarag.models.prompts import passage_text
-from jsarag.models.responses import ResponseCodec
-from jsarag.models.truncation import Keep, token_ids
+from jsarag.models.responses import ResponseCodec, end_of_sequence
+from jsarag.models.saved import read_settings, write_settings
+from jsarag.models.truncation import token_ids
 from jsarag.types import GeneratorInput, TokenLogp
 
 NAME = "copy"
-SETTINGS_FILE = "jsarag_generator.json"
 WEIGHTS_FILE = "generator.safetensors"
 _TEXTS_KEPT = 100_000
 
@@ -70,9 +69,9 @@ class CopyGenerator(Generator):
 
     Args:
         tokenizer: the encoder's tokeniser; V is its number of tokens.
-        words: the encoder's word embeddings f32 [V, H].
+        words: the encoder's word embeddings f32 [V, H], each row of mean 0 and variance 1.
         vocabulary: int64 [G - 1], ascending: the tokens the output layer can generate.
-        class_counts: f64 [G]: how often each occurs in training responses, then all others together.
+        class_counts: f64 [G]: how often each occurs in training responses, all others last.
         settings: limits and depth.
         seed: initialisation.
 
@@ -101,7 +100,6 @@ class CopyGenerator(Generator):
         classes[vocabulary] = torch.arange(len(vocabulary))
         self.register_buffer("classes", classes, persistent=False)
         self._others = max(1, len(words) - len(vocabulary))
-        words = functional.layer_norm(words.detach().to(torch.float32), words.shape[1:])
         outside = words[classes == len(vocabulary)]
         other = outside.mean(dim=0) if len(outside) else torch.zeros(words.shape[1])
         smoothed = class_counts + 0.5
@@ -198,7 +196,7 @@ class CopyGenerator(Generator):
             Path(folder) / WEIGHTS_FILE,
             {**self.checkpoint_state(), "frozen.words": self.network.words},
         )
-        write_json(Path(folder) / SETTINGS_FILE, {"kind": NAME, **asdict(self.settings)})
+        write_settings(folder, NAME, asdict(self.settings))
 
     def load_checkpoint_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`Generator.checkpoint_state` returned.
@@ -335,10 +333,9 @@ class CopyGenerator(Generator):
         context = field == "context"
         settings = self.settings
         limit = settings.max_context_tokens if context else settings.max_passage_tokens
-        keep: Keep = "end" if context else "start"
         unseen = [text for text in texts if (field, text) not in self._texts]
         for text, row in zip(unseen, token_ids(self.tokenizer, unseen, special=False), strict=True):
-            kept = row[-limit:] if keep == "end" else row[:limit]
+            kept = row[-limit:] if context else row[:limit]
             self._texts[field, text] = (torch.tensor(kept, dtype=torch.int64), len(row))
         result = []
         for text in texts:
@@ -400,14 +397,14 @@ def build_copy_generator(
             "generator.model 'copy': expected training responses to take its vocabulary from, got "
             "none; give a data set with a train split, or use 'query-likelihood'"
         )
-    words = encoder.model.get_input_embeddings().weight.detach().float().cpu().clone()  # type: ignore[operator, union-attr]
+    embeddings = encoder.model.get_input_embeddings().weight.detach().float().cpu().clone()  # type: ignore[operator]
+    words = functional.layer_norm(embeddings, embeddings.shape[1:], eps=1e-12)
     tokenizer = encoder.tokenizer
     settings = CopySettings(layers, max_context_tokens, max_passage_tokens, max_response_tokens)
-    codec = ResponseCodec(tokenizer, max_response_tokens, encoder.truncation)
     counts = np.zeros(len(words))
     for row in token_ids(tokenizer, list(responses), special=False):
         np.add.at(counts, row, 1)
-    counts[codec.eos_id] += len(responses)
+    counts[end_of_sequence(tokenizer)] += len(responses)
     frequent = np.argsort(-counts, kind="stable")[:vocabulary_size]
     vocabulary = np.sort(frequent[counts[frequent] > 0])
     rest = counts.sum() - counts[vocabulary].sum()
@@ -427,12 +424,7 @@ def load_saved(folder: Path) -> CopyGenerator:
     Raises:
         CheckpointError: the folder holds no such generator.
     """
-    stored = hub.read_model_json(str(folder), SETTINGS_FILE)
-    if stored is None or stored.get("kind") != NAME:
-        raise CheckpointError(
-            f"{folder}: expected a saved '{NAME}' generator ({SETTINGS_FILE} of that kind), found "
-            "none; give a folder written by this package"
-        )
+    stored = read_settings(folder, NAME)
     settings = CopySettings(**{key: int(stored[key]) for key in CopySettings.__slots__})
     state = load_tensors(Path(folder) / WEIGHTS_FILE)
     words = state.pop("frozen.words")

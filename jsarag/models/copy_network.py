@@ -205,6 +205,11 @@ class CopyNetwork(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(width))
         self._initialise(seed)
 
+    @property
+    def layers(self) -> list[Block]:
+        """The decoder's layers."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def sources(self, texts: list[Tensor], joins: list[list[int]]) -> Sources:
         """Ids and copy keys of texts.
 
@@ -255,7 +260,7 @@ class CopyNetwork(nn.Module):
         nothing = self.nothing.expand(len(states), 1, -1)
         states = torch.cat([nothing, states], dim=1)
         mask = functional.pad(there, (1, 0), value=True)[:, None, None]
-        return [block.context.keys_values(states) for block in self.blocks], mask
+        return [block.context.keys_values(states) for block in self.layers], mask
 
     def stem(
         self,
@@ -281,7 +286,7 @@ class CopyNetwork(nn.Module):
         states = torch.where((last < 0).unsqueeze(-1), self.start, states)
         states = states + _positions(start, states.shape[1], states.shape[2], states)
         present = []
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.layers):
             states, new = block(
                 states, memory[0][index], memory[1], None if past is None else past[index]
             )
@@ -307,9 +312,10 @@ class CopyNetwork(nn.Module):
     def class_logp(self, states: Tensor, classes: Tensor) -> Tensor:
         """log p_vocabulary of one class per state: [N] from states [N, H] and classes int64 [N]."""
         boundaries = torch.arange(len(classes) + 1, device=classes.device)
-        return ops.passage_logp(
+        logp: Tensor = ops.passage_logp(
             self._output(states), self.class_words, classes, boundaries, bias=self.class_bias
         ).logp
+        return logp
 
     def class_distribution(self, states: Tensor) -> Tensor:
         """log p_vocabulary of every class, [N, G], for states [N, H]."""
@@ -326,7 +332,8 @@ class CopyNetwork(nn.Module):
         empty = own.new_zeros(1, own.shape[1])
         before = torch.cat([empty, before[:-1]]).masked_fill(first[:-1, None], 0.0)
         after = torch.cat([after[1:], empty]).masked_fill(first[1:, None], 0.0)
-        return own + before + after
+        keys: Tensor = own + before + after
+        return keys
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
@@ -339,9 +346,9 @@ class CopyNetwork(nn.Module):
                 parameter.copy_(torch.from_numpy(draws) * scale)
             elif not name.endswith(("norm.weight", "class_bias")) and ".norms." not in name:
                 parameter.zero_()
-        for block in self.blocks:
+        for block in self.layers:
             for layer in (block.own.output, block.context.output, block.output):
-                layer.weight.mul_(1.0 / math.sqrt(2.0 * len(self.blocks)))
+                layer.weight.mul_(1.0 / math.sqrt(2.0 * len(self.layers)))
         # Nothing learned yet: every source token alike, background frequencies for the rest.
         self.vocabulary.weight.zero_()
         self.mix.weight.zero_()
@@ -428,7 +435,7 @@ def _passage_share(stem: Stem, passage: Sources) -> Tensor:
 
 
 def _matching_logp(source: Sources, logp: Tensor, targets: Tensor) -> Tensor:
-    """Log of the attention [n, T] to source tokens that equal the targets; FLOOR if there are none."""
+    """Log-attention [n, T] to all source tokens that equal the target; FLOOR if none does."""
     if not logp.shape[-1]:
         return logp.new_full(logp.shape[:-1], FLOOR)
     same = source.ids[:, None] == targets.unsqueeze(-1)

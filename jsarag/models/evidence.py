@@ -116,7 +116,8 @@ def evidence_check(
         seed: pairs examples up and resamples them.
 
     Returns:
-        The finding; 'chance' where no more than ``others`` examples could be compared. Deterministic.
+        The finding, deterministic; 'chance' where no more than ``others`` examples could be
+        compared.
 
     Raises:
         ShapeError: the lists and responses do not belong together.
@@ -147,7 +148,7 @@ def evidence_check(
         response_of = torch.zeros(n, dtype=torch.int64)
         response_of[compared] = torch.tensor(_partners(compared, shift, seed))
         logp = scorer(example, row, response_of[example]).detach().double().cpu()
-        parts = logp.split([len(sets[index]) for index in compared])
+        parts = torch.split(logp, [len(sets[index]) for index in compared])
         aucs.append([_first_auc(part) for part in parts])
     values = np.array(aucs).T
     if np.isnan(values).any():
@@ -203,7 +204,7 @@ def _passage_sets(
     order = randomness.permutation(seed, "evidence others", 0, n).tolist()
     place = {index: position for position, index in enumerate(order)}
     topical = (passages - 1) // 2
-    sets = []
+    sets: list[list[int]] = []
     for index in range(n):
         own = [row for row in posterior[index] if row >= 0]
         if not own:

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from jsarag.errors import CheckpointError
-from jsarag.io.atomic import write_json
 from jsarag.models import hub
 from jsarag.models.generator import Generator
 from jsarag.models.hf_heads import OutputHead, find_head, head_error
 from jsarag.models.hf_prompts import PromptBuilder, PromptSettings
 from jsarag.models.lora import LoraSettings, add_lora, load_adapter
 from jsarag.models.padding import length_batches, pad, precision
+from jsarag.models.saved import read_settings, write_settings
 from jsarag.types import GeneratorInput, ResponseLogp, TokenLogp
 
-SETTINGS_FILE = "jsarag_generator.json"
+KIND = "huggingface"
 _HEAD_TOLERANCE = 1e-4
 
 
@@ -80,7 +80,8 @@ class HFGenerator(Generator):
         )
         self._lead = self._decoder_lead() if self.is_encoder_decoder else []
         self._dropouts = [m for n, m in model.named_modules() if "lora_dropout." in n]
-        self._head = self._proven_head()
+        self._head: OutputHead | str = find_head(self.inner)
+        self._prove_head()
         self._clean_generation_config()
 
     @property
@@ -120,10 +121,7 @@ class HFGenerator(Generator):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids up to the first end of sequence, special tokens left out."""
-        kept = list(ids)
-        if self.eos_id in kept:
-            kept = kept[: kept.index(self.eos_id)]
-        return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+        return self.prompts.codec.decode(ids)
 
     def response_logp(self, inputs: Sequence[GeneratorInput]) -> ResponseLogp:
         """log p(y | x, h); see :meth:`Generator.response_logp`. Stores no logits."""
@@ -181,7 +179,7 @@ class HFGenerator(Generator):
 
     @torch.no_grad()
     def generate(self, inputs: Sequence[GeneratorInput], *, max_new_tokens: int) -> list[str]:
-        """Greedy responses in the inputs' order, whatever decoding defaults the model ships with."""
+        """Greedy responses in order, whatever decoding defaults the model ships with."""
         prompts = self.prompts.prompts(inputs, reserve=max_new_tokens)
         results = [""] * len(prompts)
         for batch in length_batches([len(row) for row in prompts], self.micro_batch):
@@ -195,10 +193,10 @@ class HFGenerator(Generator):
         with hub.quiet_transformers():
             self.network.save_pretrained(folder)  # type: ignore[operator]
             self.tokenizer.save_pretrained(folder)
-        write_json(Path(folder) / SETTINGS_FILE, asdict(self.prompts.settings))
+        write_settings(folder, KIND, asdict(self.prompts.settings))
 
     def checkpoint_state(self) -> dict[str, Tensor]:
-        """The adapters where LoRA is used, else every weight, each once (tied ones share a name)."""
+        """The adapters where LoRA is used, else every weight, tied ones once."""
         return {
             name: parameter.detach()
             for name, parameter in self.network.named_parameters()
@@ -330,7 +328,7 @@ class HFGenerator(Generator):
     def _generation_config(self, max_new_tokens: int | None = None) -> Any:
         from transformers import GenerationConfig
 
-        return GenerationConfig(
+        return GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
@@ -357,20 +355,18 @@ class HFGenerator(Generator):
         return int(self.inner.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
-    def _proven_head(self) -> OutputHead | str:
-        """The head if it reproduces the model's logits on a few tokens, else why not."""
-        head = find_head(self.inner)
+    def _prove_head(self) -> None:
+        """Keep the head if it reproduces the model's logits on a few tokens, else say why not."""
+        head = self._head
         if isinstance(head, str):
-            return head
-        self._head: OutputHead | str = head
+            return
         size = self._vocabulary_size()
         probe = Sequences([[self.eos_id, 1 % size]], [[2 % size, 3 % size, self.eos_id]])
         arguments, places = self._arguments(probe)
         logits = self.inner(**arguments, use_cache=False).logits[places]
         error = head_error(head, self._response_states(probe), logits)
-        if error <= _HEAD_TOLERANCE:
-            return head
-        return f"its logits are not its output layer's (relative difference {error:.1e})"
+        if not error <= _HEAD_TOLERANCE:
+            self._head = f"its logits are not its output layer's (relative difference {error:.1e})"
 
 
 def load_hf_generator(
@@ -418,14 +414,14 @@ def load_hf_generator(
 
 
 def load_saved(folder: Path) -> HFGenerator:
-    """Load what :meth:`HFGenerator.save` wrote, with its template and limits."""
-    stored = hub.read_model_json(str(folder), SETTINGS_FILE)
-    if stored is None:
-        raise CheckpointError(
-            f"{folder}: expected a saved generator with {SETTINGS_FILE}, found none; "
-            "load a plain model folder with load_hf_generator and its settings"
-        )
-    return load_hf_generator(str(folder), settings=PromptSettings(**stored))
+    """Load what :meth:`HFGenerator.save` wrote, with its template and limits.
+
+    Raises:
+        CheckpointError: the folder holds no such generator.
+    """
+    stored = read_settings(folder, KIND)
+    kept = {name: stored[name] for name in PromptSettings.__slots__}
+    return load_hf_generator(str(folder), settings=PromptSettings(**kept))
 
 
 def _select(sequences: Sequences, batch: Sequence[int]) -> Sequences:

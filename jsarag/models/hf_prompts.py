@@ -15,6 +15,7 @@ from typing import Any
 
 from jsarag.errors import ConfigError
 from jsarag.models.prompts import PromptTemplate, TruncationCounter
+from jsarag.models.responses import ResponseCodec
 from jsarag.models.truncation import cut_texts, token_ids
 from jsarag.types import GeneratorInput, Passage
 
@@ -60,7 +61,8 @@ class PromptBuilder:
         self.positions = positions
         self.is_encoder_decoder = is_encoder_decoder
         self.counter = counter
-        self.eos_id = _end_of_sequence(tokenizer)
+        self.codec = ResponseCodec(tokenizer, settings.max_response_tokens, counter)
+        self.eos_id = self.codec.eos_id
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self._fixed = len(
             token_ids(tokenizer, [self.template.render("", [("", "")])], special=True)[0]
@@ -108,14 +110,7 @@ class PromptBuilder:
 
     def responses(self, texts: Sequence[str]) -> list[list[int]]:
         """Response token ids as scored: the beginning, ``eos_id`` last."""
-        distinct = list(dict.fromkeys(texts))
-        limit = self.settings.max_response_tokens - 1
-        ids: dict[str, list[int]] = {}
-        rows = token_ids(self.tokenizer, [text.strip() for text in distinct], special=False)
-        for text, row in zip(distinct, rows, strict=True):
-            self.counter.add("generator response", tokens=len(row), kept=min(len(row), limit))
-            ids[text] = [*row[:limit], self.eos_id]
-        return [ids[text] for text in texts]
+        return self.codec.encode(texts)
 
     def passage_limit(self, count: int, reserve: int) -> int:
         """Text tokens each of ``count`` passages may have in one prompt.
@@ -166,13 +161,3 @@ class PromptBuilder:
             row = row[:-1]
         start = self.tokenizer.bos_token_id
         return row or [self.eos_id if start is None else int(start)]
-
-
-def _end_of_sequence(tokenizer: Any) -> int:
-    for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-        if token is not None:
-            return int(token)
-    raise ConfigError(
-        "generator: expected a tokeniser with an end-of-sequence token, found none, so responses "
-        "could never end; set eos_token in its tokenizer_config.json"
-    )

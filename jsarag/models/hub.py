@@ -1,7 +1,8 @@
 """Finds pretrained models and loads them quietly, with errors that say what to do.
 
-The only module that asks transformers for pretrained files. It never imports the package that ships the offline
-encoder (which would drag in a whole other library) and never runs code that comes with a model.
+The only module that asks transformers for pretrained files. It never imports the package that
+ships the offline encoder (which would drag in a whole other library) and never runs code that comes
+with a model.
 """
 
 from __future__ import annotations

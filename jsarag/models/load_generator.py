@@ -1,4 +1,4 @@
-"""One call from a generator's name to the generator: 'copy', 'query-likelihood' or Hugging Face.
+"""One call from a generator's name or folder to the generator, whichever kind it is.
 
 The offline generators are imported only when asked for. Leaves checkpoints to the caller.
 """
@@ -6,12 +6,14 @@ The offline generators are imported only when asked for. Leaves checkpoints to t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from jsarag.errors import ConfigError
+from jsarag.errors import CheckpointError, ConfigError
 from jsarag.models.encoder import TextEncoder
 from jsarag.models.generator import Generator
 from jsarag.models.hf_prompts import PromptSettings
 from jsarag.models.lora import LoraSettings
+from jsarag.models.saved import read_settings
 from jsarag.types import Passage
 
 COPY = "copy"
@@ -113,3 +115,25 @@ def load_generator(
         micro_batch=micro_batch,
         bf16=bf16,
     )
+
+
+def load_saved_generator(folder: Path) -> Generator:
+    """Load what any generator's ``save`` wrote.
+
+    Raises:
+        CheckpointError: the folder holds no saved generator.
+    """
+    from jsarag.models import copy_generator, hf_generator, query_likelihood
+
+    loaders = {
+        COPY: copy_generator.load_saved,
+        QUERY_LIKELIHOOD: query_likelihood.load_saved,
+        hf_generator.KIND: hf_generator.load_saved,
+    }
+    kind = str(read_settings(folder)["kind"])
+    if kind not in loaders:
+        raise CheckpointError(
+            f"{folder}: expected a generator of a kind of {sorted(loaders)}, found '{kind}'; it "
+            "was saved by another version of this package"
+        )
+    return loaders[kind](folder)

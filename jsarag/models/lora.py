@@ -77,7 +77,7 @@ def load_adapter(model: nn.Module, folder: str) -> Any:
     require_peft()
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, folder, is_trainable=True)  # type: ignore[arg-type]
+    return PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
 def _targets(model: nn.Module, settings: LoraSettings) -> list[str] | str:

@@ -73,6 +73,7 @@ def declared_pooling(name: str, content: dict[str, Any] | None) -> str:
     if len(asked) != 1 or len(known) != 1:
         raise ConfigError(
             f"model '{name}': its 1_Pooling/config.json asks for {asked or 'nothing'}, expected "
-            f"one of {sorted(_FLAGS)}; set retriever.pooling to one of {list(POOLINGS)} to override it"
+            f"one of {sorted(_FLAGS)}; set retriever.pooling to one of {list(POOLINGS)} to "
+            "override it"
         )
     return known[0]

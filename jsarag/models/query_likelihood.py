@@ -17,19 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jsarag.errors import CheckpointError, ConfigError
-from jsarag.io.atomic import write_json
+from jsarag.errors import ConfigError
 from jsarag.io.tensors import load_tensors, save_tensors
 from jsarag.models import hub
 from jsarag.models.encoder import TextEncoder
 from jsarag.models.generator import Generator
 from jsarag.models.prompts import passage_text
-from jsarag.models.responses import ResponseCodec
+from jsarag.models.responses import ResponseCodec, end_of_sequence
+from jsarag.models.saved import read_settings, write_settings
 from jsarag.models.truncation import token_ids
 from jsarag.types import GeneratorInput, Passage, TokenLogp
 
 NAME = "query-likelihood"
-SETTINGS_FILE = "jsarag_generator.json"
 UNIGRAM_FILE = "unigram.safetensors"
 # Added to every token's background count: no token is impossible, rare ones stay rare.
 _ADDED_COUNT = 0.1
@@ -149,11 +148,10 @@ class QueryLikelihood(Generator):
             self.tokenizer.save_pretrained(folder)
         save_tensors(Path(folder) / UNIGRAM_FILE, {"unigram": self._unigram})
         settings = {
-            "kind": NAME,
             "unigram_weight": self.unigram_weight,
             "max_response_tokens": self.codec.max_tokens,
         }
-        write_json(Path(folder) / SETTINGS_FILE, settings)
+        write_settings(folder, NAME, settings)
 
     def _bag(self, passages: Sequence[Passage]) -> Bag:
         return self._bags_of([tuple(passage_text(passage) for passage in passages)])[0]
@@ -237,9 +235,7 @@ def build_query_likelihood(
     counts = np.full(len(tokenizer), _ADDED_COUNT)
     counts += _token_counts(tokenizer, responses)
     # Every response ends once; a passage never does.
-    counts[ResponseCodec(tokenizer, max_response_tokens, encoder.truncation).eos_id] += len(
-        responses
-    )
+    counts[end_of_sequence(tokenizer)] += len(responses)
     counts += _token_counts(tokenizer, (passage_text(passage) for passage in passages))
     return QueryLikelihood(
         tokenizer,
@@ -255,12 +251,7 @@ def load_saved(folder: Path) -> QueryLikelihood:
     Raises:
         CheckpointError: the folder holds no such generator.
     """
-    stored = hub.read_model_json(str(folder), SETTINGS_FILE)
-    if stored is None or stored.get("kind") != NAME:
-        raise CheckpointError(
-            f"{folder}: expected a saved '{NAME}' generator ({SETTINGS_FILE} of that kind), found "
-            "none; give a folder written by this package"
-        )
+    stored = read_settings(folder, NAME)
     return QueryLikelihood(
         hub.load_tokenizer(str(folder)),
         load_tensors(Path(folder) / UNIGRAM_FILE)["unigram"],
