@@ -6,6 +6,9 @@ Leaves the model's own loading and scoring to ``hf_generator``.
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +68,8 @@ def add_lora(model: nn.Module, settings: LoraSettings, *, is_encoder_decoder: bo
         target_modules=_targets(model, settings),
         task_type="SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with _quiet_peft():
+        return get_peft_model(model, config)
 
 
 def load_adapter(model: nn.Module, folder: str) -> Any:
@@ -77,7 +81,19 @@ def load_adapter(model: nn.Module, folder: str) -> Any:
     require_peft()
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    with _quiet_peft():
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Silence what peft says while it does the right thing by itself."""
+    with warnings.catch_warnings():
+        # GPT-2's Conv1D stores its weight transposed; peft notices and follows.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        # peft 0.21 asks transformers 5 by an old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def _targets(model: nn.Module, settings: LoraSettings) -> list[str] | str:
