@@ -1,11 +1,113 @@
+// scan, draw and log_partition: addresses from jsarag/backends/native.py into parameter structs.
 #include "jsarag/scan.h"
 
+#include <pybind11/stl.h>
+
+#include <optional>
+
 #include "bindings/ops.h"
+#include "jsarag/draw.h"
+#include "jsarag/log_partition.h"
 
 namespace py = pybind11;
 
 namespace jsarag::bindings {
+namespace {
 
-void bind_scan(py::module_& m) { m.attr("TILE") = kTile; }
+// What the ops have in common.
+struct ScanInputs {
+  QueriesView queries;
+  PassagesView passages;
+  ExcludeView exclude;
+  float inv_temperature;
+  int threads;
+};
+
+PassagesView passages_view(uintptr_t data, int type, int64_t row_bytes, uintptr_t scales,
+                           int64_t count, int64_t width) {
+  return {pointer<const void>(data), static_cast<ScalarType>(type), row_bytes,
+          pointer<const float>(scales), count, width};
+}
+
+}  // namespace
+
+void bind_scan(py::module_& m) {
+  m.attr("TILE") = kTile;
+  for (const char* op : {"scan", "draw", "log_partition"}) announce(m, "CPU_OPS", op);
+
+  py::class_<PassagesView>(m, "PassagesView")
+      .def(py::init(&passages_view), py::kw_only(), py::arg("data"), py::arg("type"),
+           py::arg("row_bytes"), py::arg("scales"), py::arg("count"), py::arg("width"));
+
+  py::class_<ScanInputs>(m, "ScanInputs")
+      .def(py::init([](uintptr_t queries, int64_t batch, const PassagesView& passages,
+                       uintptr_t exclude, int64_t per_query, double inv_temperature,
+                       int threads) {
+             return ScanInputs{{pointer<const float>(queries), batch, passages.width},
+                               passages,
+                               {pointer<const int64_t>(exclude), per_query},
+                               static_cast<float>(inv_temperature),
+                               threads};
+           }),
+           py::kw_only(), py::arg("queries"), py::arg("batch"), py::arg("passages"),
+           py::arg("exclude"), py::arg("per_query"), py::arg("inv_temperature"),
+           py::arg("threads"));
+
+  m.def(
+      "scan_cpu",
+      [](const ScanInputs& in, int64_t k, uintptr_t ids, uintptr_t scores, uintptr_t tile_lse,
+         const std::optional<PassagesView>& exact, uintptr_t row_error, uintptr_t row_norm) {
+        CertifyView certify{};
+        if (exact) certify = {*exact, pointer<const float>(row_error), pointer<const float>(row_norm)};
+        py::gil_scoped_release release;
+        scan_cpu({in.queries, in.passages, in.exclude, exact ? &certify : nullptr, k,
+                  in.inv_temperature, in.threads, pointer<int64_t>(ids), pointer<float>(scores),
+                  pointer<float>(tile_lse)});
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("k"), py::arg("ids"), py::arg("scores"),
+      py::arg("tile_lse"), py::arg("exact"), py::arg("row_error"), py::arg("row_norm"));
+
+  m.def(
+      "row_errors_cpu",
+      [](const PassagesView& rounded, const PassagesView& exact, int threads, uintptr_t row_error,
+         uintptr_t row_norm) {
+        py::gil_scoped_release release;
+        row_errors_cpu(
+            {rounded, exact, threads, pointer<float>(row_error), pointer<float>(row_norm)});
+      },
+      py::kw_only(), py::arg("rounded"), py::arg("exact"), py::arg("threads"),
+      py::arg("row_error"), py::arg("row_norm"));
+
+  m.def(
+      "draw_cpu",
+      [](const ScanInputs& in, uintptr_t tile_lse, uintptr_t uniforms, int64_t draws,
+         uintptr_t ids, uintptr_t logp) {
+        py::gil_scoped_release release;
+        draw_cpu({in.queries, in.passages, in.exclude, in.inv_temperature, in.threads,
+                  pointer<const float>(tile_lse), pointer<const double>(uniforms), draws,
+                  pointer<int64_t>(ids), pointer<float>(logp)});
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("tile_lse"), py::arg("uniforms"),
+      py::arg("draws"), py::arg("ids"), py::arg("logp"));
+
+  m.def(
+      "log_partition_cpu",
+      [](const ScanInputs& in, uintptr_t lse) {
+        py::gil_scoped_release release;
+        log_partition_cpu({in.queries, in.passages, in.exclude, in.inv_temperature, in.threads,
+                           pointer<float>(lse)});
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("lse"));
+
+  m.def(
+      "log_partition_backward_cpu",
+      [](const ScanInputs& in, uintptr_t lse, uintptr_t grad, uintptr_t gradient) {
+        py::gil_scoped_release release;
+        log_partition_backward_cpu({in.queries, in.passages, in.exclude, in.inv_temperature,
+                                    in.threads, pointer<const float>(lse),
+                                    pointer<const float>(grad), pointer<float>(gradient)});
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("lse"), py::arg("grad"), py::arg("gradient"));
+}
 
 }  // namespace jsarag::bindings

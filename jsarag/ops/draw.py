@@ -9,11 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jsarag.backends import native
 from jsarag.ops import checks
 from jsarag.ops.library import register
 from jsarag.ops.reference.draw import draw as reference_draw
 from jsarag.ops.reference.scan import compute_dtype
 from jsarag.ops.results import DrawResult
+from jsarag.ops.scan import choose_scan
 from jsarag.ops.tile import tile_count
 
 
@@ -79,6 +81,9 @@ def _run(
     exclude: Tensor | None,
     threads: int,
 ) -> tuple[Tensor, Tensor]:
+    if choose_scan("draw", queries, passages).backend == "cpu":
+        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
+        return native.draw_cpu(inputs, tile_lse, uniforms)
     result = reference_draw(queries, passages, inv_temperature, tile_lse, uniforms, scales, exclude)
     return result.ids, result.logp
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jsarag.backends import native
 from jsarag.errors import JsaragError
 from jsarag.ops import checks
 from jsarag.ops.library import LIBRARY, register
 from jsarag.ops.reference.log_partition import log_partition as reference_forward
 from jsarag.ops.reference.log_partition import log_partition_backward as reference_backward
 from jsarag.ops.reference.scan import compute_dtype
+from jsarag.ops.scan import choose_scan
 
 
 def log_partition(
@@ -66,6 +68,10 @@ def _forward(
     exclude: Tensor | None,
     threads: int,
 ) -> Tensor:
+    if choose_scan("log_partition", queries, passages).backend == "cpu":
+        return native.log_partition_cpu(
+            native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
+        )
     return reference_forward(queries, passages, inv_temperature, scales, exclude)
 
 
@@ -90,6 +96,9 @@ def _backward(
     exclude: Tensor | None,
     threads: int,
 ) -> Tensor:
+    if choose_scan("log_partition", queries, passages).backend == "cpu":
+        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
+        return native.log_partition_backward_cpu(inputs, lse, grad).to(queries.dtype)
     return reference_backward(grad, lse, queries, passages, inv_temperature, scales, exclude)
 
 

@@ -132,6 +132,9 @@ def _run(
     tile_lse: bool,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if choose_scan("scan", queries, passages).backend == "cpu":
+        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
+        return native.scan_cpu(inputs, k, tile_count(passages.shape[0]) if tile_lse else None)
     result = reference_scan(queries, passages, k, inv_temperature, scales, exclude, tile_lse)
     lse = result.scores.new_empty((queries.shape[0], 0))
     return result.ids, result.scores, lse if result.tile_lse is None else result.tile_lse

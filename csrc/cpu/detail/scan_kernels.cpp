@@ -1,0 +1,25 @@
+#include "cpu/detail/scan_kernels.h"
+
+#include "cpu/detail/cpuid.h"
+
+namespace jsarag::cpu {
+
+const ScanKernels& scan_kernels() {
+#if JSARAG_X86
+  // AMX has no kernels of its own yet: scan_amx.cpp would add a table here.
+  switch (best_isa()) {
+    case Isa::amx:
+    case Isa::avx512bf16:
+      return kScanAvx512Bf16;
+    case Isa::avx512:
+      return kScanAvx512;
+    case Isa::avx2:
+      return kScanAvx2;
+    case Isa::portable:
+      break;
+  }
+#endif
+  return kScanPortable;
+}
+
+}  // namespace jsarag::cpu

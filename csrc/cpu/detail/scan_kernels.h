@@ -1,0 +1,88 @@
+// The inner loops of scan, draw and log_partition, one table of functions per instruction set.
+//
+// How a score is computed (the same for every batch size, position and thread, so that results are
+// reproducible and a rescored candidate equals a scanned one bit for bit):
+//   A row is cut into 32-bit words: one f32, two bf16 or two int16. Rows are transposed into a
+//   panel, lanes = passages, and each word is multiplied into the accumulators of a block of
+//   queries, in order of the words. Float sums restart every kChunkWords words; the chunks' sums
+//   are added in order.
+#pragma once
+
+#include <cstdint>
+
+#include "jsarag/scan.h"
+
+namespace jsarag::cpu {
+
+// How words are multiplied: f32 (fused where the CPU can), pairs of bf16 into f32, pairs of int16
+// into int32.
+enum class Arithmetic : int { f32 = 0, bf16_pairs = 1, i16_pairs = 2 };
+
+constexpr int kMaxBlock = 12;             // queries per block, at most
+constexpr int64_t kPanelRows = 128;       // passages per panel, at most; divides kTile
+constexpr int64_t kChunkWords = 128;      // words per partial sum
+constexpr int kMaxSlice = 32;             // passages per slice of a panel, at most
+
+struct PanelSource {
+  const char* rows;  // first row
+  int64_t row_bytes;
+  int64_t count;     // rows to take; the rest of the panel's last slice is zero
+  int64_t width;     // D
+  ScalarType type;
+  bool prefetch_next;  // another panel follows: ask memory for it meanwhile
+};
+
+struct ScoreArguments {
+  const uint32_t* panel;
+  int64_t words;
+  int64_t rows;             // passages in the panel; scores are written for whole slices
+  const uint32_t* queries;  // packed block: [words][block]
+  int block;                // 1..max_block
+  const float* query_scale;  // [block], or null
+  const float* row_scale;    // [rows rounded up to a slice], or null
+  float* scores;             // [block][kPanelRows] out
+};
+
+struct ScanKernels {
+  const char* name;
+  int slice;      // passages per slice of a panel
+  int max_block;  // queries per block
+  int lanes;      // floats per vector; a LogSumExp state is 2 * lanes floats per query
+
+  Arithmetic (*arithmetic)(ScalarType type);
+
+  // panel [ceil(count / slice)][words][slice]; words of a row are zero-padded.
+  void (*pack_panel)(Arithmetic arithmetic, const PanelSource& source, int64_t words,
+                     uint32_t* panel);
+
+  void (*score)(Arithmetic arithmetic, const ScoreArguments& arguments);
+
+  // Positions i < count with scores[i] > threshold, ascending; NaN is never above. Returns how many.
+  int (*select)(const float* scores, int64_t count, float threshold, int32_t* positions);
+
+  // Positions with scores[i] + a * error[i] + b * norm[i] not below threshold (NaN counts as not
+  // below): the upper bound of what the exact score may be.
+  int (*select_upper)(const float* scores, const float* error, const float* norm, float a, float b,
+                      int64_t count, float threshold, int32_t* positions);
+
+  // Adds count scores to a streaming log-sum-exp of score * factor: state [2 * lanes] = running
+  // maxima (start: -inf), sums (start: 0).
+  void (*accumulate_lse)(const float* scores, int64_t count, float factor, float* state);
+
+  // weights[i] = exp(scores[i] * factor - shift); exactly 0 for -inf scores.
+  void (*softmax_weights)(const float* scores, int64_t count, float factor, float shift,
+                          float* weights);
+
+  // gradient[q][d] += sum_i weights[q][i] * rows[i][d], weights [block][kPanelRows], gradient rows
+  // `width` floats apart.
+  void (*accumulate_rows)(const PanelSource& source, const float* weights, int block,
+                          float* gradient);
+};
+
+// Each null where the compiler's target has no such instructions.
+extern const ScanKernels kScanPortable, kScanAvx2, kScanAvx512, kScanAvx512Bf16;
+
+// The best table for the running CPU.
+const ScanKernels& scan_kernels();
+
+}  // namespace jsarag::cpu

@@ -1,0 +1,340 @@
+// The kernels of scan_kernels.h, written once over `Simd` and compiled once per instruction set.
+// Include inside an anonymous namespace, after simd_*.h. No std:: templates here: the linker may
+// keep the copy compiled for the strongest CPU.
+
+constexpr int kLanes = Simd::kLanes;
+constexpr int kSlice = 2 * kLanes;
+static_assert(kPanelRows % kSlice == 0 && kSlice <= kMaxSlice && Simd::kMaxBlock <= kMaxBlock);
+
+Arithmetic arithmetic_of(ScalarType type) {
+  if (type == ScalarType::bf16 && Simd::kBf16Pairs) return Arithmetic::bf16_pairs;
+  if (type == ScalarType::i8 && Simd::kI16Pairs) return Arithmetic::i16_pairs;
+  return Arithmetic::f32;
+}
+
+// How one vector of words is read from a row: `kNumbers` numbers of `kBytes` each.
+struct LoadF32 {
+  static constexpr int kNumbers = kLanes, kBytes = 4;
+  static Simd::I load(const void* p) { return Simd::words_f32(p); }
+};
+struct LoadF16 {
+  static constexpr int kNumbers = kLanes, kBytes = 2;
+  static Simd::I load(const void* p) { return Simd::words_f16(p); }
+};
+struct LoadBf16 {
+  static constexpr int kNumbers = kLanes, kBytes = 2;
+  static Simd::I load(const void* p) { return Simd::words_bf16(p); }
+};
+struct LoadI8 {
+  static constexpr int kNumbers = kLanes, kBytes = 1;
+  static Simd::I load(const void* p) { return Simd::words_i8(p); }
+};
+struct LoadBf16Pairs {
+  static constexpr int kNumbers = 2 * kLanes, kBytes = 2;
+  static Simd::I load(const void* p) { return Simd::word_pairs_bf16(p); }
+};
+struct LoadI8Pairs {
+  static constexpr int kNumbers = 2 * kLanes, kBytes = 1;
+  static Simd::I load(const void* p) { return Simd::word_pairs_i8(p); }
+};
+
+// The last, incomplete vector of a row: what lies behind the row is not ours to read.
+template <class Load>
+Simd::I load_tail(const char* p, int64_t numbers) {
+  char padded[Load::kNumbers * Load::kBytes] = {};
+  __builtin_memcpy(padded, p, static_cast<size_t>(numbers) * Load::kBytes);
+  return Load::load(padded);
+}
+
+template <class Load>
+void pack_rows(const PanelSource& source, int64_t words, uint32_t* panel) {
+  constexpr int64_t kVectorBytes = Load::kNumbers * Load::kBytes;
+  const int64_t full = source.width / Load::kNumbers;
+  const int64_t tail = source.width - full * Load::kNumbers;
+  for (int64_t first = 0; first < source.count; first += kLanes) {
+    // Slices of kSlice rows hold two groups of kLanes.
+    uint32_t* out = panel + (first / kSlice) * words * kSlice + first % kSlice;
+    const int64_t here = source.count - first < kLanes ? source.count - first : kLanes;
+    const char* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i)
+      rows[i] = source.rows + (first + (i < here ? i : here - 1)) * source.row_bytes;
+    // The rows one group ahead arrive while this group is transposed. Asking for memory that does
+    // not exist is harmless, so only the end of the passages is respected.
+    const bool ahead = source.prefetch_next || first + kLanes < source.count;
+    const int64_t distance = kLanes * source.row_bytes;
+    Simd::I x[kLanes];
+    for (int64_t v = 0; v < full; ++v) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) x[i] = Load::load(rows[i] + v * kVectorBytes);
+      if (ahead) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i)
+          __builtin_prefetch(rows[i] + v * kVectorBytes + distance, 0, 3);
+      }
+      Simd::transpose(x, out + v * kLanes * kSlice, kSlice);
+    }
+    if (tail > 0) {
+      alignas(64) uint32_t square[kLanes * kLanes];
+      for (int i = 0; i < kLanes; ++i)
+        x[i] = load_tail<Load>(rows[i] + full * kVectorBytes, tail);
+      Simd::transpose(x, square, kLanes);
+      for (int64_t w = full * kLanes; w < words; ++w)
+        Simd::store_words(out + w * kSlice,
+                          Simd::load_words(square + (w - full * kLanes) * kLanes));
+    }
+  }
+  // An odd number of groups leaves half a slice: zero, so that no stale NaN slows the lanes.
+  const int64_t groups = (source.count + kLanes - 1) / kLanes;
+  if (groups % 2 == 1) {
+    uint32_t* out = panel + (groups / 2) * words * kSlice + kLanes;
+    for (int64_t w = 0; w < words; ++w) Simd::store_words(out + w * kSlice, Simd::set_word(0));
+  }
+}
+
+void pack_panel(Arithmetic arithmetic, const PanelSource& source, int64_t words,
+                uint32_t* panel) {
+  switch (source.type) {
+    case ScalarType::f32:
+      return pack_rows<LoadF32>(source, words, panel);
+    case ScalarType::f16:
+      return pack_rows<LoadF16>(source, words, panel);
+    case ScalarType::bf16:
+      return arithmetic == Arithmetic::bf16_pairs ? pack_rows<LoadBf16Pairs>(source, words, panel)
+                                                  : pack_rows<LoadBf16>(source, words, panel);
+    case ScalarType::i8:
+      return arithmetic == Arithmetic::i16_pairs ? pack_rows<LoadI8Pairs>(source, words, panel)
+                                                 : pack_rows<LoadI8>(source, words, panel);
+  }
+}
+
+template <Arithmetic A>
+Simd::I multiply(Simd::I acc, Simd::I x, Simd::I y) {
+  if constexpr (A == Arithmetic::f32) return Simd::dot_f32(acc, x, y);
+  if constexpr (A == Arithmetic::bf16_pairs) return Simd::dot_bf16(acc, x, y);
+  return Simd::dot_i16(acc, x, y);
+}
+
+// R queries against V vectors of passages: slices `panel` and, for V = 4, the one behind it.
+template <Arithmetic A, int R, int V>
+void score_slices(const ScoreArguments& a, const uint32_t* panel, int64_t row) {
+  constexpr bool kFloat = A != Arithmetic::i16_pairs;
+  const int64_t next_slice = a.words * kSlice;
+  const int64_t step = kFloat ? kChunkWords : a.words;
+  float* out = a.scores + row;
+  for (int64_t start = 0; start < a.words || start == 0; start += step) {
+    const int64_t stop = start + step < a.words ? start + step : a.words;
+    Simd::I acc[R][V];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = Simd::set_word(0);
+    const uint32_t* passages = panel + start * kSlice;
+    const uint32_t* query = a.queries + start * R;
+    for (int64_t w = start; w < stop; ++w, passages += kSlice, query += R) {
+      Simd::I x[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        x[v] = Simd::load_words(passages + (v / 2) * next_slice + (v % 2) * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Simd::I y = Simd::set_word(query[r]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[r][v] = multiply<A>(acc[r][v], x[v], y);
+      }
+    }
+    const bool last = stop == a.words;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        float* to = out + r * kPanelRows + v * kLanes;
+        Simd::F sum = kFloat ? Simd::as_float(acc[r][v]) : Simd::to_float(acc[r][v]);
+        if (start > 0) sum = Simd::load(to) + sum;
+        if (last && a.query_scale) sum = sum * Simd::set(a.query_scale[r]);
+        if (last && a.row_scale) sum = sum * Simd::load(a.row_scale + row + v * kLanes);
+        Simd::store(to, sum);
+      }
+    }
+  }
+}
+
+template <Arithmetic A, int R>
+void score_block(const ScoreArguments& a) {
+  const uint32_t* panel = a.panel;
+  const int64_t slice_words = a.words * kSlice;
+  int64_t row = 0;
+  if constexpr (R <= Simd::kWideBlock) {
+    for (; row + kSlice < a.rows; row += 2 * kSlice, panel += 2 * slice_words)
+      score_slices<A, R, 4>(a, panel, row);
+  }
+  for (; row < a.rows; row += kSlice, panel += slice_words) score_slices<A, R, 2>(a, panel, row);
+}
+
+template <Arithmetic A, int R = Simd::kMaxBlock>
+void score_any(const ScoreArguments& a) {
+  if (a.block == R) return score_block<A, R>(a);
+  if constexpr (R > 1) score_any<A, R - 1>(a);
+}
+
+void score(Arithmetic arithmetic, const ScoreArguments& arguments) {
+  switch (arithmetic) {
+    case Arithmetic::f32:
+      return score_any<Arithmetic::f32>(arguments);
+    case Arithmetic::bf16_pairs:
+      if constexpr (Simd::kBf16Pairs) score_any<Arithmetic::bf16_pairs>(arguments);
+      return;
+    case Arithmetic::i16_pairs:
+      if constexpr (Simd::kI16Pairs) score_any<Arithmetic::i16_pairs>(arguments);
+      return;
+  }
+}
+
+// Appends the positions of the mask's bits that lie below count.
+int append(uint32_t mask, int64_t first, int64_t count, int32_t* positions, int found) {
+  while (mask != 0) {
+    const int64_t position = first + __builtin_ctz(mask);
+    mask &= mask - 1;
+    if (position < count) positions[found++] = static_cast<int32_t>(position);
+  }
+  return found;
+}
+
+int select(const float* scores, int64_t count, float threshold, int32_t* positions) {
+  const Simd::F limit = Simd::set(threshold);
+  int found = 0;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const uint32_t mask = Simd::above(Simd::load(scores + i), limit);
+    if (__builtin_expect(mask != 0, 0)) found = append(mask, i, count, positions, found);
+  }
+  return found;
+}
+
+int select_upper(const float* scores, const float* error, const float* norm, float a, float b,
+                 int64_t count, float threshold, int32_t* positions) {
+  const Simd::F limit = Simd::set(threshold), fa = Simd::set(a), fb = Simd::set(b);
+  int found = 0;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Simd::F slack = Simd::load(error + i) * fa + Simd::load(norm + i) * fb;
+    const uint32_t mask = Simd::not_below(Simd::load(scores + i) + slack, limit);
+    if (__builtin_expect(mask != 0, 0)) found = append(mask, i, count, positions, found);
+  }
+  return found;
+}
+
+// exp(x) for x <= 0 to about one unit in the last place; 0 below -87.3, NaN for NaN.
+Simd::F exp_not_positive(Simd::F x) {
+  const Simd::F floor = Simd::set(-87.33654f);
+  // Bounds come first: so NaN, in second place, survives.
+  const Simd::F y = Simd::min(Simd::set(0.0f), Simd::max(floor, x));
+  const Simd::F n = Simd::round(y * Simd::set(1.44269504f));
+  const Simd::F r = Simd::fma(n, Simd::set(2.12194440e-4f), Simd::fma(n, Simd::set(-0.693359375f), y));
+  Simd::F p = Simd::set(1.9875691500e-4f);
+  p = Simd::fma(p, r, Simd::set(1.3981999507e-3f));
+  p = Simd::fma(p, r, Simd::set(8.3334519073e-3f));
+  p = Simd::fma(p, r, Simd::set(4.1665795894e-2f));
+  p = Simd::fma(p, r, Simd::set(1.6666665459e-1f));
+  p = Simd::fma(p, r, Simd::set(5.0000001201e-1f));
+  p = Simd::fma(p, r * r, r + Simd::set(1.0f));
+  return Simd::zero_below(x, floor, Simd::times_power(p, n));
+}
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kLargest = 3.4028234e38f;
+
+// Scores behind count count as -inf.
+Simd::F load_padded(const float* scores, int64_t i, int64_t count) {
+  if (i + kLanes <= count) return Simd::load(scores + i);
+  float padded[kLanes];
+  for (int j = 0; j < kLanes; ++j) padded[j] = i + j < count ? scores[i + j] : -kInfinity;
+  return Simd::load(padded);
+}
+
+void accumulate_lse(const float* scores, int64_t count, float factor, float* state) {
+  const Simd::F f = Simd::set(factor);
+  const Simd::F old = Simd::load(state);
+  Simd::F peak = old;
+  for (int64_t i = 0; i < count; i += kLanes)
+    peak = Simd::max(load_padded(scores, i, count) * f, peak);
+  // An infinite peak would make inf - inf of it; the reader of the state sees the true one.
+  const Simd::F shift =
+      Simd::min(Simd::set(kLargest), Simd::max(Simd::set(-kLargest), peak));
+  Simd::F sum = Simd::load(state + kLanes) * exp_not_positive(old - shift);
+  for (int64_t i = 0; i < count; i += kLanes)
+    sum = sum + exp_not_positive(load_padded(scores, i, count) * f - shift);
+  Simd::store(state, peak);
+  Simd::store(state + kLanes, sum);
+}
+
+void softmax_weights(const float* scores, int64_t count, float factor, float shift,
+                     float* weights) {
+  const Simd::F f = Simd::set(factor), s = Simd::set(shift);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Simd::F x = load_padded(scores, i, count) * f - s;
+    Simd::store(weights + i, exp_not_positive(x));
+  }
+}
+
+template <class Load, int R>
+void accumulate_block(const PanelSource& source, const float* weights, float* gradient) {
+  constexpr int kVectors = 2;
+  constexpr int64_t kColumns = kVectors * kLanes;
+  const int64_t width = source.width;
+  for (int64_t column = 0; column < width; column += kColumns) {
+    const bool whole = column + kColumns <= width;
+    Simd::F acc[R][kVectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Simd::set(0.0f);
+    for (int64_t i = 0; i < source.count; ++i) {
+      const char* row = source.rows + i * source.row_bytes;
+      Simd::F x[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t at = column + v * kLanes;
+        const int64_t left = width - at;
+        x[v] = whole || left >= kLanes ? Simd::as_float(Load::load(row + at * Load::kBytes))
+               : left > 0 ? Simd::as_float(load_tail<Load>(row + at * Load::kBytes, left))
+                          : Simd::set(0.0f);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Simd::F w = Simd::set(weights[r * kPanelRows + i]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = Simd::fma(x[v], w, acc[r][v]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      float* to = gradient + r * width + column;
+      float sums[kColumns];
+      for (int v = 0; v < kVectors; ++v) Simd::store(sums + v * kLanes, acc[r][v]);
+      const int64_t left = whole ? kColumns : width - column;
+      for (int64_t c = 0; c < left; ++c) to[c] += sums[c];
+    }
+  }
+}
+
+template <class Load, int R = Simd::kMaxBlock>
+void accumulate_any(const PanelSource& source, const float* weights, int block, float* gradient) {
+  if (block == R) return accumulate_block<Load, R>(source, weights, gradient);
+  if constexpr (R > 1) accumulate_any<Load, R - 1>(source, weights, block, gradient);
+}
+
+void accumulate_rows(const PanelSource& source, const float* weights, int block,
+                     float* gradient) {
+  switch (source.type) {
+    case ScalarType::f32:
+      return accumulate_any<LoadF32>(source, weights, block, gradient);
+    case ScalarType::f16:
+      return accumulate_any<LoadF16>(source, weights, block, gradient);
+    case ScalarType::bf16:
+      return accumulate_any<LoadBf16>(source, weights, block, gradient);
+    case ScalarType::i8:
+      return accumulate_any<LoadI8>(source, weights, block, gradient);
+  }
+}
+
+constexpr ScanKernels make_kernels(const char* name) {
+  return {name,          kSlice,         Simd::kMaxBlock, kLanes, arithmetic_of, pack_panel, score,
+          select, select_upper, accumulate_lse,  softmax_weights,       accumulate_rows};
+}

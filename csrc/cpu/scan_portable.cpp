@@ -1,0 +1,17 @@
+// scan's inner loops for portable; see detail/scan_kernels.h.
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/detail/scan_kernels.h"
+
+namespace jsarag::cpu {
+namespace {
+
+#include "cpu/detail/simd_portable.h"
+#include "cpu/detail/scan_kernels_body.h"
+
+}  // namespace
+
+extern const ScanKernels kScanPortable = make_kernels("portable");
+
+}  // namespace jsarag::cpu
