@@ -8,6 +8,7 @@ Leaves which encoder plays which part to ``retrievers``.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -289,16 +290,30 @@ def load_encoder(
 
 
 def _load_network(name: str, *, attention: str = "auto") -> Any:
-    from transformers import AutoModel
-
-    model = hub.load_model(name, AutoModel, attention=attention)
-    if model.config.is_encoder_decoder:
+    model = hub.load_model(name, _network_class(name), attention=attention)
+    if hasattr(model, "get_decoder") and model.config.is_encoder_decoder:
         model = model.get_encoder()
     if isinstance(getattr(model, "pooler", None), nn.Module):
         # We pool token states ourselves; a pooler would cost time and, where a checkpoint lacks it,
         # put random weights into the digest.
         model.pooler = None
     return model
+
+
+def _network_class(name: str) -> Any:
+    """AutoModel, or the bare encoder of an encoder-decoder that :meth:`TextEncoder.save` wrote.
+
+    transformers has no Auto class for those (T5Stack, BartEncoder): AutoModel would build the
+    whole model and miss the decoder's weights.
+    """
+    from transformers import MODEL_MAPPING, AutoModel
+
+    config = hub.load_config(name)
+    stored = (config.architectures or [""])[0]
+    if type(config) in MODEL_MAPPING and stored.endswith(("Stack", "Encoder")):
+        whole = MODEL_MAPPING[type(config)]
+        return getattr(sys.modules[whole.__module__], stored, AutoModel)
+    return AutoModel
 
 
 def _own_pooling(name: str) -> str:

@@ -22,7 +22,11 @@ RESPONSES = [f"answer {place}" for place in range(N)]
 # Example i: its own passage is row i; the prior's list holds it second, among passages 100 + ...
 POSTERIOR = torch.arange(N)[:, None] + torch.tensor([[0, 1000, 2000]])
 PRIOR = torch.cat(
-    [100 + torch.arange(N)[:, None], torch.arange(N)[:, None], 200 + torch.arange(3 * N).view(N, 3)],
+    [
+        100 + torch.arange(N)[:, None],
+        torch.arange(N)[:, None],
+        200 + torch.arange(3 * N).view(N, 3),
+    ],
     dim=1,
 )
 

@@ -94,9 +94,7 @@ def test_gradients_are_the_model_s_own(make: Make, inputs: list[GeneratorInput])
     weight = torch.tensor([1.0, -0.5, 2.0, 0.3, 1.0])
 
     def gradients(loss: Tensor) -> list[Tensor | None]:
-        return list(
-            torch.autograd.grad(loss, list(generator.parameters()), allow_unused=True)
-        )
+        return list(torch.autograd.grad(loss, list(generator.parameters()), allow_unused=True))
 
     ours = gradients((weight * generator.response_logp(inputs).logp).sum())
     plain = torch.stack([plain_logp(generator, item).sum() for item in inputs])
@@ -108,9 +106,7 @@ def test_gradients_are_the_model_s_own(make: Make, inputs: list[GeneratorInput])
 
 
 @pytest.mark.parametrize("make", FAMILIES)
-def test_next_token_logp_agrees_with_token_logp(
-    make: Make, inputs: list[GeneratorInput]
-) -> None:
+def test_next_token_logp_agrees_with_token_logp(make: Make, inputs: list[GeneratorInput]) -> None:
     generator = make(micro_batch=3)
     scored = generator.token_logp(inputs).logp.detach()
     for step in (0, 1):
@@ -119,9 +115,7 @@ def test_next_token_logp_agrees_with_token_logp(
         assert table.exp().sum(dim=1).tolist() == pytest.approx([1.0] * len(inputs), abs=1e-4)
         for place, item in enumerate(inputs):
             token = generator.encode_response(item.response)[step]
-            assert float(table[place, token]) == pytest.approx(
-                float(scored[place, step]), abs=1e-4
-            )
+            assert float(table[place, token]) == pytest.approx(float(scored[place, step]), abs=1e-4)
 
 
 @pytest.mark.parametrize("make", [gpt2, llama, t5])

@@ -26,7 +26,9 @@ def test_end_is_the_tokeniser_s_own_or_its_separator() -> None:
 
 def test_round_trip_and_truncation() -> None:
     made = codec()
-    (short, long, again) = made.encode(["the river", "the river in the forest at night", "the river"])
+    (short, long, again) = made.encode(
+        ["the river", "the river in the forest at night", "the river"]
+    )
     assert short == again
     assert short[-1] == long[-1] == made.eos_id
     assert len(long) == 6

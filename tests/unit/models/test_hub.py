@@ -1,0 +1,70 @@
+"""Finding models, and what is said when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from jsarag.errors import BackendUnavailableError, ConfigError
+from jsarag.models import hub
+
+from .conftest import bert_tokenizer, make_bert
+
+
+def test_names_resolve_to_folders_or_hub_ids(tmp_path: Path) -> None:
+    assert hub.resolve_model(str(tmp_path)) == str(tmp_path)
+    assert hub.resolve_model("owner/name") == "owner/name"
+    for wrong in ("/no/such/folder", "./nowhere", "a/b/c"):
+        with pytest.raises(ConfigError, match=r"expected a folder with config\.json"):
+            hub.resolve_model(wrong)
+    assert hub.display_name(str(tmp_path)) == tmp_path.name
+    assert hub.display_name("owner/name") == "owner/name"
+
+
+def test_an_unreachable_model_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BackendUnavailableError, match=r"model 'owner/missing-xyz': .*'minilm'"):
+        hub.load_tokenizer("owner/missing-xyz")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BackendUnavailableError, match="loading failed with"):
+        hub.load_model(str(tmp_path), AutoModel)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    make_bert(bert_tokenizer()).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lack 1 weights of BertModel \(encoder.layer.1.output"):
+        hub.load_model(str(tmp_path), AutoModel)
+
+
+def test_models_load_in_f32_and_evaluation_mode(tmp_path: Path) -> None:
+    make_bert(bert_tokenizer()).to(torch.bfloat16).train().save_pretrained(tmp_path)
+    model = hub.load_model(str(tmp_path), AutoModel, attention="eager")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not model.training
+    assert model.config._attn_implementation == "eager"
+
+
+def test_files_beside_a_model(tmp_path: Path) -> None:
+    assert hub.read_model_json(str(tmp_path), "x.json") is None
+    (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8")
+    assert hub.read_model_json(str(tmp_path), "x.json") == {"a": 1}
+    (tmp_path / "x.json").write_text("[1]", encoding="utf-8")
+    assert hub.read_model_json(str(tmp_path), "x.json") is None
+
+
+def test_position_limit_is_the_smallest_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = bert_tokenizer()
+    config = make_bert(tokenizer, positions=64).config
+    assert hub.position_limit(config, tokenizer) == 64
+    monkeypatch.setattr(tokenizer, "model_max_length", 40)
+    assert hub.position_limit(config, tokenizer) == 40
+    monkeypatch.setattr(tokenizer, "model_max_length", 10**30)
+    assert hub.position_limit(object(), tokenizer) == 2**31
