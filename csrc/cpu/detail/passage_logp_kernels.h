@@ -3,10 +3,9 @@
 // by the linker for everybody. Everything has internal linkage for the same reason.
 //
 // V: type F of kLanes f32; load, store, set1, zero, add, sub, mul, div, fma(a, b, c) = a * b + c,
-// max(a, b) and min(a, b) returning b where either is NaN, round, scale2(a, n) = a * 2^n (0 far
-// below), abs, less(a, b, then, other), sum, highest, dot(acc, a, b): acc + a * b over units, and
-// turn(rows, byte, out, stride): out[j * stride + i] = 32-bit unit j of rows[i] + byte, for i and j
-// below kSquare (0 if there is no such thing).
+// max(a, b) returning b where either is NaN, round, scale2(a, n) = a * 2^n (0 far below), abs,
+// less(a, b, then, other), sum, highest, dot(acc, a, b): acc + a * b over units; with kSquare > 0,
+// turn(rows, byte, out, stride): out[j * stride + i] = unit j of rows[i] + byte for i, j < kSquare.
 #pragma once
 
 #include <cstdint>
@@ -138,8 +137,9 @@ void pack_columns(const Source& source, int64_t n_rows, int64_t units, int64_t f
 
 // ---- products ----
 
-// One register tile: kRows x (kVectors * lanes), left element (i, u) at i * kLeftRow + u *
-// kLeftUnit.
+// One register tile, kRows x (kVectors * lanes): c (+)= left * right, the left element of row i and
+// unit u at i * kLeftRow + u * kLeftUnit. The units are summed on their own and then added to c:
+// short sums keep f32 errors small.
 template <class V, int kVectors, int64_t kLeftRow, int64_t kLeftUnit>
 inline __attribute__((always_inline)) void tile(const float* left, const float* right,
                                                 int64_t units, float* c, int64_t c_stride,
@@ -177,8 +177,8 @@ inline __attribute__((always_inline)) void tile(const float* left, const float* 
   }
 }
 
-// kPanelUnit: units between left panels per unit of k (packed panels hold all of k), else
-// kPanelStep elements. Sums are cut in blocks of k that keep a right panel's block in the cache.
+// Tiles over panels and over blocks of units, which keep a right panel's block in the cache. Left
+// panels lie units * kRows apart if packed, else kPanelStep.
 template <class V, int64_t kLeftRow, int64_t kLeftUnit, bool kPacked, int64_t kPanelStep>
 void product(const float* left, int64_t row_panels, const float* right, int64_t columns,
              int64_t units, float* c, int64_t c_stride, bool accumulate) {
