@@ -92,10 +92,14 @@ def read_study(path: Path) -> Study:
             against=content.get("against", [FROZEN]),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"expected a study with dataset, seeds, arms ({error!r})", path=path) from error
+        raise DataError(
+            f"expected a study with dataset, seeds, arms ({error!r})", path=path
+        ) from error
 
 
-def command_of(study: Study, arm: Arm, seed: int, folder: Path, data_root: Path | None) -> list[str]:
+def command_of(
+    study: Study, arm: Arm, seed: int, folder: Path, data_root: Path | None
+) -> list[str]:
     """The ``jsarag train`` command line of one run."""
     inside = data_root / study.dataset if data_root is not None else None
     dataset = str(inside) if inside is not None and inside.is_dir() else study.dataset
