@@ -95,7 +95,7 @@ def _step(
             )
             loss = -scored.logp.mean()
         with run.clock("backward"):
-            (loss / run.accumulation).backward()
+            torch.autograd.backward(loss / run.accumulation)
         run.means.add({"loss": loss, "nll_per_token": -scored.logp.sum() / scored.tokens.sum()})
     with run.clock("optimizer"):
         norms = run.optimizer.clip()

@@ -73,7 +73,7 @@ class LiveEmbedder:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """f32 [n, D] of rows int64 [n], with gradient where the encoder trains."""
-        distinct, position = rows.unique(return_inverse=True)
+        distinct, position = torch.unique(rows, return_inverse=True)
         passages = [self._kb[row] for row in distinct.tolist()]  # sync: texts live on the host
         return self._retrievers.encode_passages(passages, part=self._part)[position]
 

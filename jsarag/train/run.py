@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from jsarag.assemble import Parts, make_parts, make_run_objective
 from jsarag.config.load import Resolved
@@ -21,6 +22,7 @@ from jsarag.data.batching import BatchSchedule
 from jsarag.em.chains import ChainStore
 from jsarag.errors import CheckpointError, NumericalError
 from jsarag.eval.evaluate import METRICS_FILE, Evaluation, write
+from jsarag.eval.evaluate import Progress as EvalProgress
 from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint
 from jsarag.io.run_dir import RunDir
 from jsarag.runs import saved_index
@@ -177,7 +179,7 @@ def _make_run(
         config.guards.collapse_window, config.guards.min_distinct_ratio, len(parts.dataset.kb)
     )
     optimizer = PartOptimizer(
-        {**parts.retrievers.parts(), "generator": parts.generator},
+        _modules(parts),
         OptimizerSettings(
             retriever_learning_rate=settings.learning_rate,
             generator_learning_rate=settings.generator_learning_rate,
@@ -218,6 +220,12 @@ def _make_run(
     return run
 
 
+def _modules(parts: Parts) -> dict[str, nn.Module]:
+    """Everything that may train, by part name."""
+    modules: dict[str, nn.Module] = dict(parts.retrievers.parts().items())
+    return {**modules, "generator": parts.generator}
+
+
 def _before(run: TrainingRun) -> dict[str, Any]:
     """The scores before training: made once, read back when a run is continued."""
     split = run.config.eval.split
@@ -225,6 +233,7 @@ def _before(run: TrainingRun) -> dict[str, Any]:
     if (folder / METRICS_FILE).is_file():
         stored: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         return stored
+    run.evidence_probe()
     save_index(run.run_dir, "passages", run.parts.prior_index, run.parts)
     if run.parts.retrievers.has_separate_passages:
         save_index(run.run_dir, "posterior_passages", run.parts.posterior_index, run.parts)
@@ -263,12 +272,8 @@ def _after(run: TrainingRun) -> dict[str, Any]:
 
 def _evaluate(run: TrainingRun, folder: str, step: int) -> dict[str, Any]:
     split = run.config.eval.split
-    run.reporter.stage(f"evaluate on {split}", None)
     evaluation: Evaluation = evaluate_parts(
-        run.parts,
-        run.config,
-        split,
-        progress=lambda stage, done, total: run.reporter.advance(done),
+        run.parts, run.config, split, progress=_staged(run.reporter, split)
     )
     write(evaluation, run.run_dir.eval_path(folder))
     result = evaluation.to_json()
@@ -276,6 +281,20 @@ def _evaluate(run: TrainingRun, folder: str, step: int) -> dict[str, Any]:
     run.reporter.evaluated(step, result)
     run.run_dir.log_event(f"step {step}: {headline(result)}")
     return result
+
+
+def _staged(reporter: Reporter, split: str) -> EvalProgress:
+    """Turns (stage, done, total) into the reporter's stages."""
+    current = ""
+
+    def tell(stage: str, done: int, total: int) -> None:
+        nonlocal current
+        if stage != current:
+            current = stage
+            reporter.stage(f"evaluate on {split}: {stage}", total)
+        reporter.advance(done)
+
+    return tell
 
 
 def _finish(run: TrainingRun, result: TrainResult) -> None:

@@ -24,7 +24,7 @@ from jsarag.io.run_dir import RunDir
 from jsarag.models.retrievers import PartName
 from jsarag.runs import index_folder
 from jsarag.train.evaluation import evaluate_parts
-from jsarag.train.evidence import check_evidence
+from jsarag.train.evidence import EvidenceProbe, check_evidence, make_probe
 from jsarag.train.guards import CollapseGuard
 from jsarag.train.metrics import RunningMeans, StationClock
 from jsarag.train.optimizer import PartOptimizer, schedule_factor
@@ -220,11 +220,20 @@ class TrainingRun:
         if every and step % every == 0 and step < settings.max_steps:
             self.check_evidence()
 
+    def evidence_probe(self) -> EvidenceProbe:
+        """The check's examples and lists: made before training, read back ever after."""
+        path = self.run_dir.path / "evidence.json"
+        if not path.is_file():
+            make_probe(self.parts, self.config.guards, self.windows, self.seed).save(path)
+        return EvidenceProbe.load(path)
+
     def check_evidence(self) -> None:
         """Does the likelihood of the true response single out passages? Warns, or stops if strict."""
-        found = check_evidence(self.parts, self.config, self.windows)
-        if found is None:
+        if not self.objective.uses_generator or self.config.objective.evidence_weight == 0:
             return
+        found = check_evidence(
+            self.parts, self.evidence_probe(), self.config.guards, self.windows, self.seed
+        )
         row = {"kind": "evidence", "step": self.progress.step, **found.as_dict()}
         self.run_dir.append_metrics(row)
         if found.verdict == "evidence":
