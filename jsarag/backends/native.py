@@ -213,7 +213,7 @@ class Certificate:
 
     def __init__(self, exact: Tensor, row_error: Tensor, row_norm: Tensor) -> None:
         self.exact, self.view, _ = passages_view(exact, None)
-        self.row_error, self.row_norm = row_error, row_norm
+        self.row_error, self.row_norm = row_error.contiguous(), row_norm.contiguous()
 
 
 def scan_cpu(

@@ -8,6 +8,7 @@ from jsarag.ops.log_partition import log_partition
 from jsarag.ops.mis_chain import mis_chain
 from jsarag.ops.passage_logp import passage_logp
 from jsarag.ops.results import DrawResult, MisChainResult, PassageLogpResult, ScanResult
+from jsarag.ops.rounding import QuantisedRows, RowErrors, quantise_rows, row_errors
 from jsarag.ops.scan import MAX_K, scan
 from jsarag.ops.tile import TILE
 
@@ -17,10 +18,14 @@ __all__ = [
     "DrawResult",
     "MisChainResult",
     "PassageLogpResult",
+    "QuantisedRows",
+    "RowErrors",
     "ScanResult",
     "draw",
     "log_partition",
     "mis_chain",
     "passage_logp",
+    "quantise_rows",
+    "row_errors",
     "scan",
 ]

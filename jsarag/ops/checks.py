@@ -77,6 +77,11 @@ def check_scan_inputs(
     require_dtype(op, "passages", passages, PASSAGE_DTYPES)
     require_shape(op, "queries", queries, (None, None))
     require_shape(op, "passages", passages, (None, queries.shape[1]))
+    if passages.shape[0] >= 2**31:
+        raise ShapeError(
+            f"{op}: passages expected fewer than 2^31 rows, found {passages.shape[0]:,}; scan "
+            "shards and merge their results"
+        )
     if (passages.dtype == torch.int8) != (scales is not None):
         found = "missing" if scales is None else "given"
         raise DtypeError(

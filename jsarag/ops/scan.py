@@ -17,6 +17,7 @@ from jsarag.ops.library import register
 from jsarag.ops.reference.scan import compute_dtype
 from jsarag.ops.reference.scan import scan as reference_scan
 from jsarag.ops.results import ScanResult
+from jsarag.ops.rounding import RowErrors, cached_row_errors
 from jsarag.ops.tile import tile_count
 
 MAX_K = 2048
@@ -34,6 +35,7 @@ def scan(
     tile_lse: bool = False,
     certify: bool = False,
     exact_passages: Tensor | None = None,
+    row_errors: RowErrors | None = None,
     threads: int | None = None,
 ) -> ScanResult:
     """The k passages with the largest inner product, in one streaming pass.
@@ -52,6 +54,8 @@ def scan(
         certify: for int8 and bf16 passages: return the ids and scores a scan of
             ``exact_passages`` would return, bit for bit (``tile_lse`` stays that of ``passages``).
         exact_passages: f32 [N, D], what ``passages`` was rounded from.
+        row_errors: of :func:`jsarag.ops.row_errors`, stored beside the passages; without it they
+            are computed at the first call and kept while both tensors live unchanged.
         threads: of the CPU kernel; default torch's number. The result does not depend on it.
 
     Returns:
@@ -70,21 +74,26 @@ def scan(
         raise JsaragError(f"scan: k expected 1 to {MAX_K}, found {k}")
     workers = torch.get_num_threads() if threads is None else threads
     if certify:
-        source = _exact_source(queries, passages, exact_passages)
-        exact = scan(queries, source, k, inv_temperature, exclude=exclude, threads=threads)
-        if not tile_lse:
-            return exact
-        lse = scan(
-            queries,
-            passages,
-            1,
-            inv_temperature,
-            scales=scales,
-            exclude=exclude,
-            tile_lse=True,
-            threads=threads,
-        ).tile_lse
-        return ScanResult(exact.ids, exact.scores, lse)
+        exact = _exact_source(queries, passages, exact_passages)
+        if exact is not passages:
+            errors = row_errors or cached_row_errors(passages, exact, scales)
+            for name, tensor in errors._asdict().items():
+                checks.require_dtype("scan", f"row_errors.{name}", tensor, (torch.float32,))
+                checks.require_shape("scan", f"row_errors.{name}", tensor, (len(passages),))
+            ids, scores, lse = torch.ops.jsarag.scan_certified(
+                queries.detach(),
+                passages.detach(),
+                exact.detach(),
+                errors.error,
+                errors.norm,
+                k,
+                inv_temperature,
+                scales,
+                exclude,
+                tile_lse,
+                workers,
+            )
+            return ScanResult(ids, scores, lse if tile_lse else None)
     ids, scores, lse = torch.ops.jsarag.scan(
         queries.detach(), passages.detach(), k, inv_temperature, scales, exclude, tile_lse, workers
     )
@@ -140,6 +149,31 @@ def _run(
     return result.ids, result.scores, lse if result.tile_lse is None else result.tile_lse
 
 
+def _run_certified(
+    queries: Tensor,
+    passages: Tensor,
+    exact: Tensor,
+    row_error: Tensor,
+    row_norm: Tensor,
+    k: int,
+    inv_temperature: float,
+    scales: Tensor | None,
+    exclude: Tensor | None,
+    tile_lse: bool,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    compiled = choose_scan("scan", queries, passages).backend == "cpu"
+    # The bound speaks of finite queries.
+    if compiled and bool(queries.isfinite().all()):
+        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
+        tiles = tile_count(passages.shape[0]) if tile_lse else None
+        return native.scan_cpu(inputs, k, tiles, native.Certificate(exact, row_error, row_norm))
+    ids, scores, lse = _run(queries, exact, k, inv_temperature, None, exclude, False, threads)
+    if tile_lse:
+        lse = _run(queries, passages, 1, inv_temperature, scales, exclude, True, threads)[2]
+    return ids, scores, lse
+
+
 def _fake(
     queries: Tensor,
     passages: Tensor,
@@ -165,4 +199,30 @@ register(
     "Tensor? exclude, bool tile_lse, int threads) -> (Tensor, Tensor, Tensor)",
     _run,
     _fake,
+)
+
+
+def _fake_certified(
+    queries: Tensor,
+    passages: Tensor,
+    exact: Tensor,
+    row_error: Tensor,
+    row_norm: Tensor,
+    k: int,
+    inv_temperature: float,
+    scales: Tensor | None,
+    exclude: Tensor | None,
+    tile_lse: bool,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake(queries, passages, k, inv_temperature, scales, exclude, tile_lse, threads)
+
+
+register(
+    "scan_certified",
+    "(Tensor queries, Tensor passages, Tensor exact, Tensor row_error, Tensor row_norm, int k, "
+    "float inv_temperature, Tensor? scales, Tensor? exclude, bool tile_lse, int threads) "
+    "-> (Tensor, Tensor, Tensor)",
+    _run_certified,
+    _fake_certified,
 )
