@@ -41,7 +41,7 @@ def write_folder(path: Path | str) -> Iterator[Path]:
             that have its files open or mapped keep them); anything else is refused.
 
     Yields:
-        The temporary folder to fill. When the block raises, it is removed and ``path`` is as before.
+        The temporary folder to fill. When the block raises, it goes and ``path`` is as before.
 
     Raises:
         CheckpointError: ``path`` holds something that was not written by this function.

@@ -63,7 +63,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``checkpoints/step-N``, then name it in ``last``, then drop all but the newest ``keep``.
+    """Write ``checkpoints/step-N``, name it in ``last``, then drop all but the newest ``keep``.
 
     Args:
         run_dir: the run.

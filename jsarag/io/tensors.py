@@ -65,7 +65,7 @@ def _damaged(path: Path | str, error: BaseException) -> CheckpointError:
 
 
 def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CPU copies where needed: safetensors refuses strided tensors and shared memory (tied weights)."""
+    """CPU copies where needed: safetensors refuses strided tensors and shared (tied) memory."""
     result: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

@@ -49,7 +49,7 @@ class StationClock:
 
 
 class RunningMeans:
-    """Means of named values since the last :meth:`take`; tensors stay on their device until then."""
+    """Means of named values since the last :meth:`take`; tensors stay on their device till then."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Value] = {}

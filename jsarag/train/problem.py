@@ -66,7 +66,7 @@ class BatchScorer:
 
 
 class LiveEmbedder:
-    """Passage vectors as the passage encoder gives them now; each passage is encoded once a call."""
+    """Passage vectors as the passage encoder gives them now; a passage is encoded once a call."""
 
     def __init__(self, parts: Parts, part: PartName) -> None:
         self._retrievers, self._kb, self._part = parts.retrievers, parts.dataset.kb, part

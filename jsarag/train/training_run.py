@@ -228,7 +228,7 @@ class TrainingRun:
         return EvidenceProbe.load(path)
 
     def check_evidence(self) -> None:
-        """Does the likelihood of the true response single out passages? Warns, or stops if strict."""
+        """Does the true response's likelihood single out passages? Warns, or stops if strict."""
         if not self.objective.uses_generator or self.config.objective.evidence_weight == 0:
             return
         found = check_evidence(

@@ -1,8 +1,8 @@
-"""A toy world that trains in seconds: a tiny random encoder, two dozen notes, and who asks for which.
+"""A toy world that trains in seconds: a tiny random encoder, two dozen notes, and who asks.
 
-Every note is about one *thing* and holds one *code*. A question names the thing by an alias the note
-does not contain; the response repeats the code. So the prior must learn alias -> note, and only the
-response tells which note was meant.
+Every note is about one *thing* and holds one *code*. A question names the thing by an alias that
+no note contains; the response repeats the code. So the prior must learn alias -> note, and only
+the response tells which note was meant.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def toy_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("encoder")
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    plain = (
+    text = (
         "set the dial to and wait how do i use my does not work what now help with please is "
         "broken again turn it :"
-    ).split()
-    vocabulary = [*specials, *plain, *words("thing"), *words("code"), *words("alias")]
+    )
+    vocabulary = [*specials, *text.split(), *words("thing"), *words("code"), *words("alias")]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
     torch.manual_seed(0)
