@@ -19,8 +19,14 @@ _LABEL_STEP = 14.0
 _MOST_DOTS = 12
 
 
-def draw(panel: Panel, width: int = WIDTH) -> str:
-    """The panel as one ``<svg>`` element ``width`` pixels wide, described for screen readers."""
+def draw(panel: Panel, width: int = WIDTH, *, kind: str = "") -> str:
+    """The panel as one ``<svg>`` element, described for screen readers.
+
+    Args:
+        panel: what to draw.
+        width: in pixels, at the size it will be shown.
+        kind: a further class for the page's style sheet.
+    """
     lines = _stack(panel.lines) if panel.stacked else panel.lines
     scale = _Scale.of(panel, lines, width)
     body = [_grid(scale)]
@@ -30,7 +36,7 @@ def draw(panel: Panel, width: int = WIDTH) -> str:
     body += [] if panel.stacked else [_curve(line, scale) for line in lines]
     body.append(_labels(panel, lines, scale))
     return (
-        f'<svg class="chart" viewBox="0 0 {width} {HEIGHT}" role="img" '
+        f'<svg class="{f"chart {kind}".strip()}" viewBox="0 0 {width} {HEIGHT}" role="img" '
         f'aria-label="{escape(_describe(panel))}">{"".join(body)}</svg>'
     )
 

@@ -19,6 +19,8 @@ COLOURS = 8
 # A chart is a few hundred pixels wide; more points only make the file larger.
 _MOST_POINTS = 240
 _MOST_STATIONS = 6
+# Not part of a training step: a spike every so often that would flatten everything else.
+_OCCASIONAL = ("rebuild", "eval", "save")
 _STATIONS = (
     "batch",
     "encode",
@@ -95,7 +97,7 @@ def make_panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def station_seconds(rows: Sequence[Row]) -> dict[str, float]:
-    """Seconds per step spent at each station, averaged over the logged training rows."""
+    """Seconds per step spent at each station in the loop's order, mean of the logged rows."""
     train = [row for row in rows if row.get("kind") == "train" and row.get("stations")]
     totals: dict[str, float] = {}
     for row in train:
@@ -219,14 +221,15 @@ def _distinct(rows: Sequence[Row]) -> Panel | None:
             "passages",
             _lines(rows, {"distinct_passages": ("distinct", PRIOR)}),
             low=0.0,
-            note="A sharp fall is retrieval collapse: every question gets the same few passages.",
+            note="First passages over the last steps. A sharp fall is retrieval collapse: every "
+            "question gets the same few passages.",
         )
     )
 
 
 def _evidence(rows: Sequence[Row]) -> Panel | None:
     lines = _lines(
-        rows, {"auc": ("true response", GENERATOR), "auc_shuffled": ("shuffled", NEUTRAL)}
+        rows, {"auc": ("true response", GENERATOR), "auc_shuffled": ("another's", NEUTRAL)}
     )
     return _panel(
         Panel(
@@ -237,8 +240,8 @@ def _evidence(rows: Sequence[Row]) -> Panel | None:
             low=0.0,
             high=1.0,
             reference=(0.5, "chance"),
-            note="Does the generator find the response likelier given the right passage? "
-            "Shuffled: the same with another question's response.",
+            note="How well the likelihood of the true response, and of another question's, "
+            "singles out the passage a reader of the response would pick.",
         )
     )
 
@@ -261,8 +264,9 @@ def _stations(rows: Sequence[Row]) -> Panel | None:
         steps = [row.get("step") for row in timed]
         return _line(label, list(zip(steps, (1e3 * s for s in spent), strict=True)), colour)
 
-    lines = [line(name, [name], colour) for name, colour in colours.items() if colour != NEUTRAL]
-    rest = [name for name, colour in colours.items() if colour == NEUTRAL]
+    shown = {name: colour for name, colour in colours.items() if name not in _OCCASIONAL}
+    lines = [line(name, [name], colour) for name, colour in shown.items() if colour != NEUTRAL]
+    rest = [name for name, colour in shown.items() if colour == NEUTRAL]
     if rest:
         lines.append(line("other", rest, NEUTRAL))
     return _panel(

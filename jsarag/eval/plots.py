@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with every common colour blindness; 0 is neutral.
+# Okabe and Ito's hues, told apart with every common colour blindness, darkened where text in them
+# would be too faint on white; the report's light theme has the same. 0 is neutral.
 PALETTE = (
     "#5d6878",
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#8a6d3b",
+    "#0b6aae",
+    "#c65300",
+    "#00805e",
+    "#a8508a",
+    "#a87400",
+    "#2f93c8",
+    "#7a6032",
 )
 _INK, _SOFT, _GRID = "#1b2330", "#5d6878", "#e3e7ee"
 _STYLE: Any = {
@@ -123,6 +124,7 @@ def _draw_lines(axes: Axes, panel: Panel) -> list[float]:
             marker="o" if few else "",
             markersize=4.5,
             solid_capstyle="round",
+            clip_on=False,
         )
         if line.low:
             axes.vlines(

@@ -16,8 +16,6 @@ _GAINS, _LOSSES, _WRONG = 3, 2, 1
 _CHANGED = 6
 _SHOWN = 4
 _LONGEST = 700
-# A gold passage beyond the stored ones counts as one rank below them.
-_BEYOND = 11
 
 Row = Mapping[str, Any]
 
@@ -78,8 +76,10 @@ def _by_change(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _rank(row: Row | None) -> int:
-    ranks = [int(item["rank"]) for item in _passages(row) if item.get("gold")]
-    return min(ranks, default=_BEYOND)
+    """Rank of the first gold passage; one below the stored ones where none of them is gold."""
+    passages = _passages(row)
+    ranks = (place for place, item in enumerate(passages, start=1) if item.get("gold"))
+    return next(ranks, len(passages) + 1)
 
 
 def _passages(row: Row | None) -> list[Row]:
@@ -103,15 +103,16 @@ def _heading(pair: Pair) -> str:
         return "No gold passage known"
     before, after = _rank(pair.before), _rank(pair.after)
     if pair.before is None:
-        return f"Gold passage at {_place(after)}"
+        return f"Gold passage {_place(pair.after)}"
     if before == after:
-        return f"Gold passage stays at {_place(after)}"
+        return f"Gold passage stays {_place(pair.after)}"
     tone = "good" if after < before else "bad"
-    return f'Gold passage <span class="{tone}">{_place(before)} → {_place(after)}</span>'
+    return f'Gold passage <span class="{tone}">{_place(pair.before)} → {_place(pair.after)}</span>'
 
 
-def _place(rank: int) -> str:
-    return f"rank {rank}" if rank < _BEYOND else "beyond rank 10"
+def _place(row: Row) -> str:
+    rank, stored = _rank(row), len(_passages(row))
+    return f"at rank {rank}" if rank <= stored else f"beyond rank {stored}"
 
 
 def _answers(pair: Pair) -> str:

@@ -15,6 +15,7 @@ from jsarag.eval.run_record import Event, RunRecord
 _MOST_WARNINGS = 40
 _TIMES = "stations"
 _MEDIUM = 500
+_LEAST_SHARE = 0.001
 
 
 def header(record: RunRecord) -> str:
@@ -34,27 +35,36 @@ def header(record: RunRecord) -> str:
 
 
 def evidence(record: RunRecord) -> str:
-    """Whether the generator's likelihood singles out the right passages: the method's premise."""
+    """Whether the generator's likelihood singles out passages: the method's premise."""
     rows = record.rows_of("evidence")
     if not rows:
         return ""
     last = rows[-1]
     verdict = str(last.get("verdict", "unknown"))
-    good = verdict in ("evidence", "ok", "pass", "good")
-    numbers = []
-    for key, words in (("auc", "AUC with the true response"), ("auc_shuffled", "shuffled")):
-        if is_number(last.get(key)):
-            numbers.append(f"{words} {last[key]:.2f}")
-    tone = "good" if good else "wait"
-    title = "The likelihood carries evidence" if good else f"Evidence check: {verdict}"
+    title, tone = {
+        "evidence": ("The likelihood carries evidence", "good"),
+        "chance": ("The likelihood carries no evidence", "bad"),
+    }.get(verdict, (f"Evidence check: {verdict}", "wait"))
+    facts = [*_evidence_numbers(last), f"step {last.get('step', '?')}"]
+    spans = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
     advice = f"<p>{escape(str(last['advice']))}</p>" if last.get("advice") else ""
     return (
         '<h2>Evidence check</h2><p class="lead">Training learns from how much likelier the '
         "response becomes given a passage. If that says nothing about which passage is right, "
         'nothing can be learned from it.</p><div class="card"><div class="verdict">'
-        f'<b class="{tone}">{escape(title)}</b><span>{escape("; ".join(numbers))}</span>'
-        f"<span>step {escape(str(last.get('step', '?')))}</span></div>{advice}</div>"
+        f'<b class="{tone}">{escape(title)}</b>{spans}</div>{advice}</div>'
     )
+
+
+def _evidence_numbers(row: Mapping[str, Any]) -> list[str]:
+    numbers = []
+    if is_number(row.get("auc")):
+        other = row.get("auc_shuffled")
+        beside = f" against {other:.2f} with another’s" if is_number(other) else ""
+        numbers.append(f"AUC {row['auc']:.2f} with the true response{beside}")
+    if all(is_number(row.get(name)) for name in ("margin", "low", "high")):
+        numbers.append(f"margin {row['margin']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
+    return numbers
 
 
 def curves(record: RunRecord) -> str:
@@ -72,7 +82,8 @@ def time_per_station(record: RunRecord) -> str:
     total = sum(seconds.values())
     if total <= 0:
         return ""
-    parts = {name: spent for name, spent in seconds.items() if spent > 0}
+    parts = {name: spent for name, spent in seconds.items() if spent / total >= _LEAST_SHARE}
+    small = [name for name in seconds if name not in parts]
     colours = station_colours(seconds)
     bar = "".join(
         f'<i class="c{colours[name]}" style="flex:{spent / total:.5f}" '
@@ -84,26 +95,31 @@ def time_per_station(record: RunRecord) -> str:
         f"<span>{duration(spent)}</span><span>{spent / total:.0%}</span></li>"
         for name, spent in sorted(parts.items(), key=lambda part: -part[1])
     )
+    if small:
+        legend += f'<li class="small">under {_LEAST_SHARE:.1%}: {escape(", ".join(small))}</li>'
     panel = next((panel for panel in make_panels(record.rows) if panel.name == _TIMES), None)
-    chart = "" if panel is None else charts.draw(panel, _MEDIUM)
+    chart = "" if panel is None else _both(panel, _MEDIUM)
     return (
         f'<h2>Where a step’s time goes</h2><p class="lead">{duration(total)} per step on average, '
         "by station of the training loop; evaluating, rebuilding and saving are spread over the "
-        f'steps.</p><div class="card"><div class="stack">{bar}</div><div class="times">'
+        "steps, and left out of the chart.</p>"
+        f'<div class="card"><div class="stack">{bar}</div><div class="times">'
         f'<ul class="legend">{legend}</ul><div>{chart}</div></div></div>'
     )
 
 
 def _figure(panel: Panel, *, wide: bool) -> str:
     note = f'<p class="note">{escape(panel.note)}</p>' if panel.note else ""
-    drawn = charts.draw(panel)
-    if wide:  # text would shrink with the drawing, so narrow windows get one of their own
-        drawn = drawn.replace('class="chart"', 'class="chart narrow"', 1)
-        drawn += charts.draw(panel, charts.WIDE).replace('class="chart"', 'class="chart wide"', 1)
+    drawn = _both(panel, charts.WIDE) if wide else charts.draw(panel)
     return (
         f'<figure class="card{" wide" if wide else ""}"><figcaption><h3>{escape(panel.title)}</h3>'
         f"<span>{escape(panel.unit)}</span></figcaption>{drawn}{note}</figure>"
     )
+
+
+def _both(panel: Panel, width: int) -> str:
+    """A wide drawing and one for narrow windows, where the wide one's text would be too small."""
+    return charts.draw(panel, kind="narrow") + charts.draw(panel, width, kind="wide")
 
 
 def warnings(record: RunRecord) -> str:

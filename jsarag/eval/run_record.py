@@ -20,6 +20,7 @@ from jsarag.eval.evaluate import METRICS_FILE, PREDICTIONS_FILE
 from jsarag.io.run_dir import RunDir
 
 _BEFORE = "-before"
+_STEPS = ("warmup", "train", "concat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def read_run(run_dir: RunDir, *, samples: int = 2000) -> RunRecord:
         before=before,
         after=after,
         comparison=_comparison(before, after, config, samples),
-        finished=any(row.get("kind") == "summary" for row in rows),
+        finished=_finished(rows),
         problems=tuple(problems),
     )
 
@@ -172,6 +173,13 @@ def _json_object(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} is no JSON ({error})")
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _finished(rows: list[dict[str, Any]]) -> bool:
+    """Whether the last thing done was finishing; a run may be continued after that."""
+    kinds = [row.get("kind") for row in rows]
+    last = max((place for place, kind in enumerate(kinds) if kind in _STEPS), default=-1)
+    return "summary" in kinds[last + 1 :]
 
 
 def _event(line: str) -> Event:

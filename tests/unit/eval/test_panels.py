@@ -90,6 +90,9 @@ def test_stations_keep_the_loops_order_and_sum_up() -> None:
     (panel,) = make_panels(rows)
     assert [line.label for line in panel.lines] == [*(f"s{n}" for n in range(4, 10)), "other"]
     assert sum(line.values[0] for line in panel.lines) == pytest.approx(45e3)
+    rows = [{"kind": "train", "step": 1, "stations": {"score": 0.2, "eval": 9.0}}]
+    (panel,) = make_panels(rows)
+    assert [line.label for line in panel.lines] == ["score"]  # an evaluation is not a step
 
 
 def test_svg_is_well_formed_inside_its_box_and_escaped() -> None:

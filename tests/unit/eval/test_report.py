@@ -48,7 +48,8 @@ class Page(HTMLParser):
         self.stack.pop()
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.stack[-1:] != ["style"]:
+            self.text += data
 
 
 def page_of(path: Path) -> tuple[Page, str]:
@@ -90,7 +91,8 @@ def test_shows_what_was_run_and_what_happened(finished: RunDir) -> None:
     for text in (
         "query-likelihood", "snis, 16 draws", "whole knowledge base", "2 min 32 s",
         "mis_chain runs on the reference", "12 of 1200 texts cut",
-        "The likelihood carries evidence", "0.86", "backward", "# flag --dataset",
+        "The likelihood carries evidence", "AUC 0.86", "margin 0.35 (0.26 to 0.44)",
+        "backward", "# flag --dataset",
         "Retrieval on dev", "Effective sample size",
     ):  # fmt: skip
         assert text in page.text
@@ -173,6 +175,23 @@ def test_an_unfinished_run_shows_its_latest_evaluation(tmp_path: Path) -> None:
     assert f"{latest['retrieval']['prior']['R@1']:.3f}" in page.text
     assert "at the last evaluation" in page.text
     assert "Clearly" not in page.text  # no rows, so no paired test
+
+
+def test_a_run_continued_after_its_end_is_not_finished(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=20)
+    run.append_metrics({"kind": "train", "step": 25, "loss": 30.0})
+    page, _ = page_of(write_report(run, samples=100))
+    assert "unfinished: step 25" in page.text
+    run.append_metrics({"kind": "summary", "step": 30})
+    assert "finished after 30 steps" in page_of(write_report(run, samples=100))[0].text
+
+
+def test_no_evidence_is_said_plainly(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=20)
+    run.append_metrics({"kind": "evidence", "step": 20, "verdict": "chance", "advice": "do this"})
+    page, _ = page_of(write_report(run, samples=100))
+    assert "The likelihood carries no evidence" in page.text
+    assert "do this" in page.text
 
 
 def test_every_part_may_be_missing(tmp_path: Path) -> None:
