@@ -71,8 +71,8 @@ def fit_text(
         ids = encode(part)
         if len(ids) <= limit or not part:
             return ids[:limit], part
-        # A cut inside a word may tokenise into more pieces than it had: take those off as well.
-        room -= len(ids) - limit
+        # A cut inside a word may tokenise into more pieces than it had: leave the next one out too.
+        room -= 1
 
 
 def _measure(

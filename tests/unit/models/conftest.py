@@ -41,18 +41,24 @@ RESPONSES = [
 
 
 def _word_pieces() -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from tokenizers import decoders as token_decoders
+    """Whole words of the corpus, and letters for all others; the same in every process."""
+    import re
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    words = sorted(set(re.findall(r"[a-z]+|[^a-z\s]", " ".join(CORPUS))))
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = [
+        *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
+        *dict.fromkeys([*words, *letters]),
+        *(f"##{letter}" for letter in letters),
+        "##happily",  # a piece that is no word: "unhappily" is "u ##n ##happily"
+    ]
+    vocabulary = {piece: place for place, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = token_decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=220, special_tokens=special, show_progress=False, min_frequency=1
-    )
-    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
 

@@ -134,6 +134,16 @@ def test_fitting_keeps_what_stands_around_the_text() -> None:
     assert rest == text
 
 
+def test_a_cut_inside_a_word_that_makes_more_pieces_of_it_is_cut_again() -> None:
+    """The last piece of 'unhappily', standing alone, is seven letters."""
+    tokenizer = bert_tokenizer()
+    assert len(token_ids(tokenizer, ["unhappily"], special=False)[0]) == 3
+    assert len(token_ids(tokenizer, ["happily"], special=False)[0]) == 7
+    ids, rest = fit_text(tokenizer, "the otter unhappily fish", 4, keep="end")
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "fish", "[SEP]"]
+    assert rest.strip() == "fish"
+
+
 def test_pooling() -> None:
     hidden = torch.arange(12.0).view(2, 3, 2)
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
