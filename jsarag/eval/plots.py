@@ -32,6 +32,8 @@ PALETTE = (
     "#2f93c8",
     "#7a6032",
 )
+_WIDTH, _HEIGHT = 6.4, 3.6
+_CHARACTER = 0.1  # inches a character of a label takes, semi-bold
 _INK, _SOFT, _GRID = "#1b2330", "#5d6878", "#e3e7ee"
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -84,9 +86,12 @@ def draw_figure(panel: Panel) -> Figure:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, _HEIGHT))
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        # Room by arithmetic: matplotlib's own layout engines draw everything twice.
+        longest = max(len(_label(line, panel)) for line in panel.lines)
+        right = 1.0 - (0.2 + _CHARACTER * longest) / _WIDTH
+        axes = figure.add_axes((0.105, 0.145, right - 0.105, 0.72))
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.set_title(panel.title, pad=12)

@@ -298,7 +298,8 @@ def _staged(reporter: Reporter, split: str) -> EvalProgress:
 
 
 def _finish(run: TrainingRun, result: TrainResult) -> None:
-    """Log the summary and draw the report."""
+    """Log the summary, draw the plots (where matplotlib is installed) and the report."""
+    from jsarag.eval.plots import has_matplotlib, write_plots
     from jsarag.eval.report import write_report
 
     summary = {
@@ -309,6 +310,13 @@ def _finish(run: TrainingRun, result: TrainResult) -> None:
         "after": result.after,
     }
     run.run_dir.append_metrics(summary)
+    if has_matplotlib():
+        write_plots(run.run_dir)
+    else:
+        run.event(
+            "plots/*.png left out: matplotlib is not installed (pip install 'jsarag[plots]'); "
+            "report.html has the same charts"
+        )
     report = write_report(run.run_dir)
     run.event(f"report: {report}")
     run.reporter.finished({**summary, "run_dir": str(result.run_dir), "report": str(report)})

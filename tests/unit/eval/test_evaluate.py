@@ -16,6 +16,7 @@ from jsarag.errors import ConfigError, DataError, NumericalError
 from jsarag.eval.compare import compare_predictions, read_predictions
 from jsarag.eval.evaluate import EvalInputs, EvalSettings, Evaluation, evaluate, write
 from jsarag.eval.generation import token_f1
+from jsarag.index.flat import FlatIndex
 from jsarag.types import Example
 
 from .conftest import Kb, MatrixIndex, TableGenerator, make_examples, make_passages
@@ -258,6 +259,21 @@ def test_broken_encoders_and_settings_are_refused() -> None:
         evaluate(make_inputs(), dataclasses.replace(SETTINGS, decoding="beam"))
     with pytest.raises(ConfigError, match=r"eval\.batch_size"):
         evaluate(make_inputs(), dataclasses.replace(SETTINGS, batch_size=0))
+
+
+def test_the_real_index_gives_the_same_rows() -> None:
+    index = FlatIndex(torch.eye(PASSAGES, dtype=torch.float64), generation=3)
+    examples = make_examples(ROWS)
+    examples[2] = dataclasses.replace(examples[2], exclude_passages=("p3", "p4"))
+    found = evaluate(make_inputs(examples=examples, prior_index=index), SETTINGS)
+    expected = evaluate(make_inputs(examples=examples), SETTINGS)
+    assert found.retrieval == expected.retrieval
+    assert found.generation == expected.generation
+    assert found.signature == expected.signature
+    # Passages that tie at zero may come in any order; the three that score may not.
+    tops = [[item["id"] for item in row["passages"][:3]] for row in found.predictions]
+    assert tops[1] == ["p2", "p3", "p1"]
+    assert tops[2][0] == "p2"
 
 
 def test_no_gradient_is_kept() -> None:
