@@ -46,17 +46,18 @@ def test_runs_prefer_what_follows_a_copied_span() -> None:
         torch.tensor([[-1, 1, 2, 3, 4, 2, -1]]),
         torch.tensor([[-1, -1, 1, 2, 3, 4, -1]]),
     )
-    written = torch.tensor([[[-2, -2], [2, 1], [2, 9]]])
+    written = torch.tensor([[[-2, -2], [2, 1], [2, 9], [9, 1]]])
     logp = attention_logp(
-        source, torch.zeros(1, 3, 4), torch.tensor([1.0, 0.5]).expand(1, 3, 2), written
+        source, torch.zeros(1, 4, 4), torch.tensor([1.0, 0.5]).expand(1, 4, 2), written
     )
-    assert logp.exp().sum(dim=-1).tolist()[0] == pytest.approx([1.0] * 3)
-    start, after_both, after_one = logp[0]
+    assert logp.exp().sum(dim=-1).tolist()[0] == pytest.approx([1.0] * 4)
+    start, after_both, after_one, broken = logp[0]
     assert start[:6].tolist() == pytest.approx([-math.log(6)] * 6)
     # "1 2" was written: 3 follows both, 5 follows the 2 alone.
     assert float(after_both[2] - after_both[0]) == pytest.approx(1.5)
     assert float(after_both[5] - after_both[0]) == pytest.approx(1.0)
     assert float(after_one[2] - after_one[0]) == pytest.approx(1.0)
+    assert torch.equal(broken, start)
     assert bool((logp[..., 6] < FLOOR / 2).all())
 
 
