@@ -102,7 +102,8 @@ def evidence_check(
     """Ask whether the likelihood of the true response singles out passages; see the module's text.
 
     Args:
-        posterior_rows: int64 [n, m], the posterior's best rows per example, best first, -1 pads.
+        posterior_rows: int64 [n, m], the posterior's best rows per example, best first, -1 pads;
+            the first ``passages`` are looked at.
             Take them before training: a posterior trained on this likelihood agrees with it by
             construction.
         prior_rows: int64 [n, m'], the prior's best rows per example; twice ``passages`` are ample.
@@ -206,7 +207,7 @@ def _passage_sets(
     topical = (passages - 1) // 2
     sets: list[list[int]] = []
     for index in range(n):
-        own = [row for row in posterior[index] if row >= 0]
+        own = [row for row in posterior[index][:passages] if row >= 0]
         if not own:
             sets.append([])
             continue
