@@ -280,7 +280,7 @@ def test_a_recipes_name_is_a_data_sets_name() -> None:
 def test_another_recipe_on_a_data_set_keeps_the_data_set() -> None:
     resolved = resolve_run(dataset="demo", recipe="sktod", environment={})
     assert resolved.config.data.dataset == "demo"
-    assert resolved.config.generator.model == "query-likelihood"
+    assert resolved.config.generator.max_response_tokens == 64
 
 
 def test_a_folder_with_a_recipes_name_uses_it_and_says_so(tmp_path: Path) -> None:
@@ -288,11 +288,11 @@ def test_a_folder_with_a_recipes_name_uses_it_and_says_so(tmp_path: Path) -> Non
     folder.mkdir()
     resolved = resolve_run(dataset=str(folder), environment={})
     assert resolved.config.data.dataset == str(folder)
-    assert resolved.config.generator.model == "query-likelihood"
+    assert resolved.config.generator.max_response_tokens == 64
     assert "shipped recipe 'sktod'" in resolved.notes[0]
     other = resolve_run(dataset=str(folder), recipe="demo", environment={})
     assert other.config.data.dataset == str(folder)
-    assert other.config.generator.model == "copy"
+    assert other.config.generator.max_response_tokens == 32
     assert other.notes == ()
 
 
