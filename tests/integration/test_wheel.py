@@ -1,4 +1,4 @@
-"""The wheel holds all it needs, and works from an empty folder with nothing of the checkout around."""
+"""The wheel holds all it needs, and works from an empty folder without the checkout."""
 
 from __future__ import annotations
 
