@@ -127,7 +127,10 @@ def _posterior_passages(run: TrainingRun, batch: Batch, top: int) -> list[tuple[
     found = parts.posterior_index.search(queries, top, exclude)
     share = (found.scores.double() / parts.retrievers.temperature).softmax(dim=1).cpu()
     coins = randomness.uniforms(run.seed, "generator warm-up", batch.ids, batch.visits, 1)
-    slots = (share.cumsum(dim=1) < coins).sum(dim=1, keepdim=True).clamp_max(top - 1)
+    slots = (share.cumsum(dim=1) < coins).sum(dim=1, keepdim=True)
+    # Rounding may leave the sum a hair below 1, and a small knowledge base fewer than ``top``.
+    last = (found.ids.cpu() >= 0).sum(dim=1, keepdim=True) - 1
+    slots = slots.minimum(last)
     rows = found.ids.cpu().gather(1, slots).flatten().tolist()
     return [(parts.dataset.kb[row],) for row in rows]
 

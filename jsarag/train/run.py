@@ -204,7 +204,7 @@ def _make_run(
         progress=progress,
         run_dir=run_dir,
         reporter=reporter,
-        clock=StationClock(parts.device),
+        clock=StationClock(parts.device, synchronise=True),
         stop=stop,
         batches=BatchSchedule(
             len(parts.dataset.splits["train"]), settings.batch_size, settings.seed
@@ -252,8 +252,7 @@ def _train_stages(run: TrainingRun) -> None:
         progress.stage = "train"
         run.start_stage("train", settings.max_steps, progress.step)
         train(run)
-        if run.parts.retrievers.passages.is_trainable:
-            run.rebuild()
+    run.rebuild_if_stale()
     if progress.concat_step < settings.concat_steps:
         progress.stage = "concat"
         train_concatenated(run)

@@ -184,6 +184,12 @@ class TrainingRun:
         if self.rebuilds.due(self.progress.step) and self.parts.retrievers.passages.is_trainable:
             self.rebuild()
 
+    def rebuild_if_stale(self) -> None:
+        """Make sure that what is evaluated, saved and served was embedded by the final encoder."""
+        encoder, index = self.parts.retrievers.passages, self.parts.prior_index
+        if encoder.is_trainable and index.spec["weights_digest"] != encoder.weights_digest():
+            self.rebuild()
+
     def rebuild(self) -> None:
         """Make the next index generation; the old one stays until the new one is saved."""
         before = self.parts.prior_index
