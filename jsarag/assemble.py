@@ -172,6 +172,7 @@ def make_em_settings(config: Config) -> EMSettings:
         temperature=config.retriever.temperature,
         evidence_weight=objective.evidence_weight,
         detach_posterior_from_passages=objective.detach_posterior_from_passages,
+        backprop_cutoff=objective.backprop_cutoff,
         seed=config.train.seed,
     )
 

@@ -100,6 +100,12 @@ class ObjectiveConfig(Group):
         default=True,
         description="log q gives a shared passage encoder no gradient (keeps Fisher's identity)",
     )
+    backprop_cutoff: float = Field(
+        default=1e-4,
+        ge=0,
+        lt=1,
+        description="passages of less weight give the generator no gradient; 0 drops none",
+    )
 
 
 class TrainConfig(Group):

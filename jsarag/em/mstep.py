@@ -26,22 +26,31 @@ def generator_loss(
     values: Tensor,
     response_logp: Tensor,
 ) -> Tensor:
-    """-sum_h v(h) log p(y|x,h), mean over the batch, with gradient for passages of positive weight.
+    """-sum_h v(h) log p(y|x,h), mean over the batch, with gradient where v is large enough.
 
     Args:
         problem: the batch.
-        settings: the likelihood.
+        settings: the likelihood, and ``backprop_cutoff``.
         candidates: of the step.
         values: v, [B, C].
         response_logp: [B, C] as the E-step scored it, without gradient.
 
     Notes:
-        One forward and backward pass over the pairs with v > 0, all examples in one call. A
-        generator without gradient is not asked again.
+        One forward and backward pass over the pairs with v > 0 and v >= the cutoff, all examples
+        in one call; the others enter as the constants the E-step scored, so the value does not
+        depend on the cutoff. A generator without gradient is not asked again.
     """
     if not (problem.generator_trained and torch.is_grad_enabled()):
         return cross_entropy(values, response_logp)
-    # sync: the number of visited pairs decides the shape.
-    example, slot = (values > 0).nonzero(as_tuple=True)
+    kept = back_propagated(values, settings.backprop_cutoff)
+    # sync: the number of pairs decides the shape.
+    example, slot = kept.nonzero(as_tuple=True)
     logp = pair_scores(problem, settings, example, candidates.rows[example, slot])
-    return -(values[example, slot] * logp).sum() / len(values)
+    constant = cross_entropy(values.masked_fill(kept, 0), response_logp)
+    return constant - (values[example, slot] * logp).sum() / len(values)
+
+
+def back_propagated(values: Tensor, cutoff: float) -> Tensor:
+    """bool [B, C]: the slots whose log p(y|x,h) gets gradient; every example keeps its heaviest."""
+    heaviest = values == values.amax(dim=1, keepdim=True)
+    return (values > 0) & ((values >= cutoff) | heaviest)

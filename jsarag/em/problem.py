@@ -33,6 +33,7 @@ class EMSettings:
     temperature: T of both retrievers' softmax.
     evidence_weight: factor on log p(y|x,h) in the weights; 0 turns the evidence off.
     detach_posterior_from_passages: log q gives no gradient to a passage encoder both share.
+    backprop_cutoff: passages of less weight than this give the generator no gradient; 0 drops none.
     seed: of the run; draws are keyed by (seed, purpose, example id, visit).
 
     Raises:
@@ -47,6 +48,7 @@ class EMSettings:
     temperature: float
     evidence_weight: float = 1.0
     detach_posterior_from_passages: bool = True
+    backprop_cutoff: float = 0.0
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -57,6 +59,8 @@ class EMSettings:
         _require("mis_steps", self.mis_steps, self.mis_steps >= 1, "at least 1")
         _require("temperature", self.temperature, self.temperature > 0, "more than 0")
         _require("evidence_weight", self.evidence_weight, self.evidence_weight >= 0, "at least 0")
+        cutoff = self.backprop_cutoff
+        _require("backprop_cutoff", cutoff, 0 <= cutoff < 1, "at least 0 and less than 1")
 
     @property
     def inv_temperature(self) -> float:

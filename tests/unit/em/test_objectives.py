@@ -97,6 +97,32 @@ def test_jsa_scores_each_pair_once_then_back_propagates_visited_ones(
     assert int((bench.scorer.table.grad != 0).sum()) == len(visited)
 
 
+@pytest.mark.parametrize("cutoff", [1e-4, 1e-2, 0.9])
+def test_a_cutoff_spares_the_generator_light_passages_within_the_stated_bound(
+    make_bench: Make, settings: Settings, take: Make, cutoff: float
+) -> None:
+    def run(backprop_cutoff: float) -> tuple[Any, Any]:
+        bench = make_bench()
+        with torch.no_grad():
+            bench.scorer.table *= 3  # sharp, as a sum over tokens is
+        chosen = settings(estimator="exact", k=8, backprop_cutoff=backprop_cutoff)
+        taken = take(make_objective("jsa", chosen), bench.problem)
+        taken.loss.total.backward()
+        return bench, taken
+
+    (whole, full), (spared, cut) = run(0.0), run(cutoff)
+    pairs, fewer = (len(bench.scorer.calls[1][0]) for bench in (whole, spared))
+    assert 4 <= fewer < pairs
+    torch.testing.assert_close(cut.loss.parts, full.loss.parts)
+    for queries in ("prior", "posterior"):
+        one, two = (getattr(bench.problem.queries, queries).grad for bench in (whole, spared))
+        assert torch.equal(one, two)
+    # A passage's own gradient is 1 here (its table entry), so the bound is on the mass left out.
+    missing = (whole.scorer.table.grad - spared.scorer.table.grad).abs() * 4
+    assert 0 < missing.max() < cutoff
+    assert (missing.sum(dim=1) <= (full.candidates.mask.sum(dim=1) - 1) * cutoff).all()
+
+
 def test_rag_scores_once_with_gradient_and_never_needs_a_posterior(
     make_bench: Make, settings: Settings, take: Make
 ) -> None:
