@@ -83,4 +83,5 @@ def _tile_lse(scores: Tensor, excluded: Tensor, inv_temperature: float) -> Tenso
     scaled = (scores * inv_temperature).masked_fill(excluded, float("-inf"))
     padding = -scaled.shape[1] % TILE
     scaled = torch.nn.functional.pad(scaled, (0, padding), value=float("-inf"))
-    return scaled.reshape(scaled.shape[0], -1, TILE).logsumexp(2)
+    # Not -1: an empty batch leaves the number of tiles ambiguous.
+    return scaled.reshape(scaled.shape[0], scaled.shape[1] // TILE, TILE).logsumexp(2)
