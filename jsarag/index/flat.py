@@ -151,7 +151,7 @@ class FlatIndex:
     def log_partition(
         self, queries: Tensor, inv_temperature: float, exclude: Tensor | None = None
     ) -> Tensor:
-        """log sum exp(score · inv_temperature) over all passages: [B], differentiable in queries."""
+        """log sum exp(score · inv_temperature) over all passages [B]; differentiable."""
         return ops.log_partition(queries, self.embeddings, inv_temperature, exclude=exclude)
 
     def vectors(self, rows: Tensor) -> Tensor:
