@@ -25,8 +25,12 @@ struct ScanInputs {
 
 PassagesView passages_view(uintptr_t data, int type, int64_t row_bytes, uintptr_t scales,
                            int64_t count, int64_t width) {
-  return {pointer<const void>(data), static_cast<ScalarType>(type), row_bytes,
-          pointer<const float>(scales), count, width};
+  return {pointer<const void>(data),
+          static_cast<ScalarType>(type),
+          row_bytes,
+          pointer<const float>(scales),
+          count,
+          width};
 }
 
 }  // namespace
@@ -41,8 +45,7 @@ void bind_scan(py::module_& m) {
 
   py::class_<ScanInputs>(m, "ScanInputs")
       .def(py::init([](uintptr_t queries, int64_t batch, const PassagesView& passages,
-                       uintptr_t exclude, int64_t per_query, double inv_temperature,
-                       int threads) {
+                       uintptr_t exclude, int64_t per_query, double inv_temperature, int threads) {
              return ScanInputs{{pointer<const float>(queries), batch, passages.width},
                                passages,
                                {pointer<const int64_t>(exclude), per_query},
@@ -58,7 +61,8 @@ void bind_scan(py::module_& m) {
       [](const ScanInputs& in, int64_t k, uintptr_t ids, uintptr_t scores, uintptr_t tile_lse,
          const std::optional<PassagesView>& exact, uintptr_t row_error, uintptr_t row_norm) {
         CertifyView certify{};
-        if (exact) certify = {*exact, pointer<const float>(row_error), pointer<const float>(row_norm)};
+        if (exact)
+          certify = {*exact, pointer<const float>(row_error), pointer<const float>(row_norm)};
         py::gil_scoped_release release;
         scan_cpu({in.queries, in.passages, in.exclude, exact ? &certify : nullptr, k,
                   in.inv_temperature, in.threads, pointer<int64_t>(ids), pointer<float>(scores),
@@ -75,20 +79,20 @@ void bind_scan(py::module_& m) {
         row_errors_cpu(
             {rounded, exact, threads, pointer<float>(row_error), pointer<float>(row_norm)});
       },
-      py::kw_only(), py::arg("rounded"), py::arg("exact"), py::arg("threads"),
-      py::arg("row_error"), py::arg("row_norm"));
+      py::kw_only(), py::arg("rounded"), py::arg("exact"), py::arg("threads"), py::arg("row_error"),
+      py::arg("row_norm"));
 
   m.def(
       "draw_cpu",
-      [](const ScanInputs& in, uintptr_t tile_lse, uintptr_t uniforms, int64_t draws,
-         uintptr_t ids, uintptr_t logp) {
+      [](const ScanInputs& in, uintptr_t tile_lse, uintptr_t uniforms, int64_t draws, uintptr_t ids,
+         uintptr_t logp) {
         py::gil_scoped_release release;
         draw_cpu({in.queries, in.passages, in.exclude, in.inv_temperature, in.threads,
                   pointer<const float>(tile_lse), pointer<const double>(uniforms), draws,
                   pointer<int64_t>(ids), pointer<float>(logp)});
       },
-      py::arg("inputs"), py::kw_only(), py::arg("tile_lse"), py::arg("uniforms"),
-      py::arg("draws"), py::arg("ids"), py::arg("logp"));
+      py::arg("inputs"), py::kw_only(), py::arg("tile_lse"), py::arg("uniforms"), py::arg("draws"),
+      py::arg("ids"), py::arg("logp"));
 
   m.def(
       "log_partition_cpu",

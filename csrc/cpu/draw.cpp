@@ -21,8 +21,8 @@ constexpr double kBelowOne = 1.0 - 1.1102230246251565e-16;
 struct Draw {
   int64_t tile;
   int32_t query;
-  int64_t at;       // query * M + draw
-  double rest;      // what is left of the uniform inside the tile, in [0, 1)
+  int64_t at;        // query * M + draw
+  double rest;       // what is left of the uniform inside the tile, in [0, 1)
   double tile_logp;  // log(mass of the tile / total)
 };
 
@@ -37,8 +37,8 @@ Pick pick(const std::vector<double>& cumulative, double u) {
   const double target = u * cumulative.back();
   auto it = std::upper_bound(cumulative.begin(), cumulative.end(), target);
   // Rounding may put the target on the total: the last column with mass is meant.
-  if (it == cumulative.end()) it = std::lower_bound(cumulative.begin(), cumulative.end(),
-                                                    cumulative.back());
+  if (it == cumulative.end())
+    it = std::lower_bound(cumulative.begin(), cumulative.end(), cumulative.back());
   const int64_t column = it - cumulative.begin();
   const double before = column > 0 ? cumulative[column - 1] : 0.0;
   const double rest = (target - before) / (*it - before);
@@ -117,7 +117,7 @@ void draw_tile(const DrawParams& p, const ScanKernels& kernels, const Excluded& 
   std::vector<float> scores(count * kTile);
   for (int64_t at = 0; at < rows; at += scorer.panel_rows()) {
     const int64_t here = std::min(scorer.panel_rows(), rows - at);
-    scorer.load(first + at, here, at + here < rows);
+    scorer.load(first + at, here);
     for (int64_t b = 0; b < packed.blocks(); ++b) {
       const float* block = scorer.score(packed, b);
       for (int r = 0; r < packed.size(b); ++r)
@@ -148,7 +148,8 @@ void draw_cpu(const DrawParams& params) {
     if (i == 0 || draws[i].tile != draws[i - 1].tile) starts.push_back(static_cast<int64_t>(i));
   const int64_t groups = static_cast<int64_t>(starts.size());
   starts.push_back(static_cast<int64_t>(draws.size()));
-  const int workers = static_cast<int>(std::clamp<int64_t>(params.threads, 1, std::max<int64_t>(groups, 1)));
+  const int workers =
+      static_cast<int>(std::clamp<int64_t>(params.threads, 1, std::max<int64_t>(groups, 1)));
   std::vector<PanelScorer> scorers;
   for (int w = 0; w < workers; ++w)
     scorers.emplace_back(kernels, params.passages, kernels.arithmetic(params.passages.type));

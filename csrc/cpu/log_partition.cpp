@@ -57,7 +57,8 @@ void backward_group(const LogPartitionBackwardParams& p, const ScanKernels& kern
   const QueriesView group{p.queries.data + base * width, count, width};
   const PackedQueries packed(kernels, group, p.passages.type, nullptr, count);
   const int64_t parts = ceil_div(tile_count(p.passages.count), kPartTiles);
-  const int workers = static_cast<int>(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(parts, 1)));
+  const int workers =
+      static_cast<int>(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(parts, 1)));
   std::vector<PanelScorer> scorers;
   std::vector<Buffer<float>> sums, weights;
   for (int w = 0; w < workers; ++w) {
@@ -78,10 +79,10 @@ void backward_group(const LogPartitionBackwardParams& p, const ScanKernels& kern
       const int64_t end = std::min(start + kPartTiles * kTile, p.passages.count);
       for (int64_t first = start; first < end; first += scorer.panel_rows()) {
         const int64_t rows = std::min(scorer.panel_rows(), end - first);
-        scorer.load(first, rows, first + rows < p.passages.count);
+        scorer.load(first, rows);
         const PanelSource source{
             static_cast<const char*>(p.passages.data) + first * p.passages.row_bytes,
-            p.passages.row_bytes, rows, width, p.passages.type, false};
+            p.passages.row_bytes, rows, width, p.passages.type};
         for (int64_t b = 0; b < packed.blocks(); ++b) {
           float* scores = scorer.score(packed, b);
           const int size = packed.size(b);
@@ -94,8 +95,8 @@ void backward_group(const LogPartitionBackwardParams& p, const ScanKernels& kern
               std::fill_n(own, rows, 0.0f);
               continue;
             }
-            kernels.softmax_weights(scores + r * kPanelRows, rows, p.inv_temperature,
-                                    p.lse[query], own);
+            kernels.softmax_weights(scores + r * kPanelRows, rows, p.inv_temperature, p.lse[query],
+                                    own);
             if (p.passages.scales)
               for (int64_t i = 0; i < rows; ++i) own[i] *= p.passages.scales[first + i];
           }

@@ -7,8 +7,11 @@
 namespace jsarag::cpu {
 namespace {
 
+// clang-format off: the order matters
+#include "cpu/detail/repeat.h"
 #include "cpu/detail/simd_portable.h"
 #include "cpu/detail/scan_kernels_body.h"
+// clang-format on
 
 }  // namespace
 

@@ -56,8 +56,8 @@ Features detect() {
   found.avx512 = found.avx2 && zmm && bit(b7, 16) && bit(b7, 17) && bit(b7, 30) && bit(b7, 31) &&
                  bit(c7, 11);  // F, DQ, BW, VL, VNNI
   found.avx512bf16 = found.avx512 && bit(a71, 5);
-  found.amx = found.avx512bf16 && tiles && bit(d7, 22) && bit(d7, 24) && bit(d7, 25) &&
-              request_amx();
+  found.amx =
+      found.avx512bf16 && tiles && bit(d7, 22) && bit(d7, 24) && bit(d7, 25) && request_amx();
   return found;
 }
 #else
@@ -68,11 +68,7 @@ constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512bf16", "a
 
 Isa detect_best() {
   const Features found = detect();
-  int best = found.amx          ? 4
-             : found.avx512bf16 ? 3
-             : found.avx512     ? 2
-             : found.avx2       ? 1
-                                : 0;
+  int best = found.amx ? 4 : found.avx512bf16 ? 3 : found.avx512 ? 2 : found.avx2 ? 1 : 0;
   if (const char* wanted = std::getenv("JSARAG_CPU_ISA")) {
     for (int i = 0; i < 5; ++i)
       if (std::strcmp(wanted, kNames[i]) == 0) best = std::min(best, i);

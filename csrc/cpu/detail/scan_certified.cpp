@@ -1,7 +1,7 @@
 // A scan of rounded passages whose ids and scores are those of the f32 scan, bit for bit.
 //
-// Let q be the query, e the exact passage, q' and e' their rounded forms, s' the score computed from
-// the rounded pair and s the score the f32 scan computes from the exact pair. Then
+// Let q be the query, e the exact passage, q' and e' their rounded forms, s' the score computed
+// from the rounded pair and s the score the f32 scan computes from the exact pair. Then
 //     |s - s'| <= |s - q.e| + |q.(e - e')| + |(q - q').e'| + |q'.e' - s'|
 //              <= g |q| |e| + |q| |e - e'| + |q - q'| |e'| + g' |q'| |e'|
 // by Cauchy-Schwarz, where g and g' bound the relative error of summation: a sum of n terms in f32,
@@ -12,9 +12,10 @@
 // c for numbers too small to be represented. row_error and row_norm are stored per row.
 //
 // The pass keeps every row whose upper bound s' + delta reaches the k-th largest lower bound
-// s' - delta seen so far: a row it drops is below k others in exact score, strictly. So what is kept
-// contains the k best under (score, id), however wide that set has to be. The kept rows are then
-// scored by the f32 scan's own arithmetic, whose result does not depend on what stands beside a row.
+// s' - delta seen so far: a row it drops is below k others in exact score, strictly. So what is
+// kept contains the k best under (score, id), however wide that set has to be. The kept rows are
+// then scored by the f32 scan's own arithmetic, whose result does not depend on what stands beside
+// a row.
 #include "cpu/detail/scan_certified.h"
 
 #include <algorithm>
@@ -39,6 +40,11 @@ struct Candidate {
   int32_t id;
 };
 
+// The same for pairs of bf16, four roundings a word, in whatever order tiles add them.
+double pairs_error(int64_t width) {
+  return static_cast<double>(2 * (width + 1) + 8) * kUnit * 1.01;
+}
+
 struct Bound {
   float a, b, c;
 };
@@ -53,7 +59,7 @@ double sum_error(int64_t words, int64_t roundings_per_word) {
 Bound bound_of(Arithmetic arithmetic, const float* query, int64_t width) {
   const QueryRounding r = query_rounding(arithmetic, query, width);
   const double exact = sum_error(width, 2);
-  const double rounded = arithmetic == Arithmetic::bf16_pairs  ? sum_error(ceil_div(width, 2), 4)
+  const double rounded = arithmetic == Arithmetic::bf16_pairs  ? pairs_error(width)
                          : arithmetic == Arithmetic::i16_pairs ? 4 * kUnit
                                                                : sum_error(width, 2) + 4 * kUnit;
   const double a = r.norm * (1 + exact);
@@ -251,8 +257,8 @@ void row_errors_cpu(const RowErrorParams& params) {
       for (int64_t n = tile * kTile; n < end; ++n) {
         const auto* exact = reinterpret_cast<const float*>(
             static_cast<const char*>(params.exact.data) + n * params.exact.row_bytes);
-        const char* row = static_cast<const char*>(params.rounded.data) +
-                          n * params.rounded.row_bytes;
+        const char* row =
+            static_cast<const char*>(params.rounded.data) + n * params.rounded.row_bytes;
         const double scale = params.rounded.scales ? params.rounded.scales[n] : 1.0;
         double error = 0.0, norm = 0.0;
         for (int64_t d = 0; d < width; ++d) {

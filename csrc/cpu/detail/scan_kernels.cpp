@@ -6,9 +6,9 @@ namespace jsarag::cpu {
 
 const ScanKernels& scan_kernels() {
 #if JSARAG_X86
-  // AMX has no kernels of its own yet: scan_amx.cpp would add a table here.
   switch (best_isa()) {
     case Isa::amx:
+      return kScanAmx;
     case Isa::avx512bf16:
       return kScanAvx512Bf16;
     case Isa::avx512:

@@ -18,36 +18,40 @@ namespace jsarag::cpu {
 // into int32.
 enum class Arithmetic : int { f32 = 0, bf16_pairs = 1, i16_pairs = 2 };
 
-constexpr int kMaxBlock = 12;             // queries per block, at most
-constexpr int64_t kPanelRows = 128;       // passages per panel, at most; divides kTile
-constexpr int64_t kChunkWords = 128;      // words per partial sum
-constexpr int kMaxSlice = 32;             // passages per slice of a panel, at most
+constexpr int kMaxBlock = 32;         // queries per block, at most
+constexpr int kMaxFew = 4;            // queries for which rows are scored without a panel
+constexpr int64_t kPanelRows = 128;   // passages per panel, at most; divides kTile
+constexpr int64_t kChunkWords = 128;  // words per partial sum
+constexpr int kMaxSlice = 32;         // passages per slice of a panel, at most
 
 struct PanelSource {
   const char* rows;  // first row
   int64_t row_bytes;
-  int64_t count;     // rows to take; the rest of the panel's last slice is zero
-  int64_t width;     // D
+  int64_t count;  // rows to take; the rest of the panel's last slice is zero
+  int64_t width;  // D
   ScalarType type;
-  bool prefetch_next;  // another panel follows: ask memory for it meanwhile
 };
 
 struct ScoreArguments {
   const uint32_t* panel;
   int64_t words;
-  int64_t rows;             // passages in the panel; scores are written for whole slices
-  const uint32_t* queries;  // packed block: [words][block]
-  int block;                // 1..max_block
+  int64_t rows;              // passages in the panel; scores are written for whole slices
+  const uint32_t* queries;   // packed block: [words][block], or in tiles
+  int block;                 // 1..max_block, or ..tile_queries
   const float* query_scale;  // [block], or null
   const float* row_scale;    // [rows rounded up to a slice], or null
-  float* scores;             // [block][kPanelRows] out
+  float* scores;             // [block][kPanelRows] out; room for kMaxBlock rows
 };
 
 struct ScanKernels {
   const char* name;
   int slice;      // passages per slice of a panel
   int max_block;  // queries per block
-  int lanes;      // floats per vector; a LogSumExp state is 2 * lanes floats per query
+  // Queries per block of bf16 pairs where these are packed in tiles, [block / 16][words / 16][16
+  // queries][16 words], words a multiple of 16, the last tile filled up with zeros; 0: like the
+  // rest.
+  int tile_queries;
+  int lanes;  // floats per vector; a LogSumExp state is 2 * lanes floats per query
 
   Arithmetic (*arithmetic)(ScalarType type);
 
@@ -57,7 +61,13 @@ struct ScanKernels {
 
   void (*score)(Arithmetic arithmetic, const ScoreArguments& arguments);
 
-  // Positions i < count with scores[i] > threshold, ascending; NaN is never above. Returns how many.
+  // The same scores, bit for bit, straight from the rows: for at most kMaxFew queries a panel costs
+  // more than it saves. `panel` is unused. False where there is no such kernel.
+  bool (*score_few)(Arithmetic arithmetic, const PanelSource& source,
+                    const ScoreArguments& arguments);
+
+  // Positions i < count with scores[i] > threshold, ascending; NaN is never above. Returns how
+  // many.
   int (*select)(const float* scores, int64_t count, float threshold, int32_t* positions);
 
   // Positions with scores[i] + a * error[i] + b * norm[i] not below threshold (NaN counts as not
@@ -80,7 +90,7 @@ struct ScanKernels {
 };
 
 // Each null where the compiler's target has no such instructions.
-extern const ScanKernels kScanPortable, kScanAvx2, kScanAvx512, kScanAvx512Bf16;
+extern const ScanKernels kScanPortable, kScanAvx2, kScanAvx512, kScanAvx512Bf16, kScanAmx;
 
 // The best table for the running CPU.
 const ScanKernels& scan_kernels();

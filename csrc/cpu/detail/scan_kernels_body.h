@@ -46,41 +46,45 @@ Simd::I load_tail(const char* p, int64_t numbers) {
   return Load::load(padded);
 }
 
+// Asks for `bytes` of memory from `p` on. In ascending order: the CPU's own prefetcher then
+// follows, which it does not when sixteen rows are asked for in turn. Memory that does not exist is
+// harmless.
+template <int kBytes>
+void prefetch(const char* p) {
+  repeat<(kBytes + 63) / 64>([&](auto line) { __builtin_prefetch(p + line * 64, 0, 3); });
+}
+
+// Pointers to rows first .. first + kLanes, the last row standing in for those that do not exist.
+void row_pointers(const PanelSource& source, int64_t first, const char* (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    const int64_t row = first + i < source.count ? first + i : source.count - 1;
+    rows[i] = source.rows + row * source.row_bytes;
+  }
+}
+
 template <class Load>
 void pack_rows(const PanelSource& source, int64_t words, uint32_t* panel) {
-  constexpr int64_t kVectorBytes = Load::kNumbers * Load::kBytes;
+  constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
   const int64_t full = source.width / Load::kNumbers;
   const int64_t tail = source.width - full * Load::kNumbers;
   for (int64_t first = 0; first < source.count; first += kLanes) {
     // Slices of kSlice rows hold two groups of kLanes.
     uint32_t* out = panel + (first / kSlice) * words * kSlice + first % kSlice;
-    const int64_t here = source.count - first < kLanes ? source.count - first : kLanes;
     const char* rows[kLanes];
-    for (int i = 0; i < kLanes; ++i)
-      rows[i] = source.rows + (first + (i < here ? i : here - 1)) * source.row_bytes;
-    // The rows one group ahead arrive while this group is transposed. Asking for memory that does
-    // not exist is harmless, so only the end of the passages is respected.
-    const bool ahead = source.prefetch_next || first + kLanes < source.count;
-    const int64_t distance = kLanes * source.row_bytes;
+    row_pointers(source, first, rows);
+    const char* ahead = rows[0] + kLanes * source.row_bytes;
     Simd::I x[kLanes];
     for (int64_t v = 0; v < full; ++v) {
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) x[i] = Load::load(rows[i] + v * kVectorBytes);
-      if (ahead) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i)
-          __builtin_prefetch(rows[i] + v * kVectorBytes + distance, 0, 3);
-      }
-      Simd::transpose(x, out + v * kLanes * kSlice, kSlice);
+      repeat<kLanes>([&](auto i) { x[i] = Load::load(rows[i] + v * kVectorBytes); });
+      prefetch<kLanes * kVectorBytes>(ahead + v * kLanes * kVectorBytes);
+      Simd::transpose(x);
+      repeat<kLanes>([&](auto i) { Simd::store_words(out + (v * kLanes + i) * kSlice, x[i]); });
     }
     if (tail > 0) {
-      alignas(64) uint32_t square[kLanes * kLanes];
-      for (int i = 0; i < kLanes; ++i)
-        x[i] = load_tail<Load>(rows[i] + full * kVectorBytes, tail);
-      Simd::transpose(x, square, kLanes);
+      for (int i = 0; i < kLanes; ++i) x[i] = load_tail<Load>(rows[i] + full * kVectorBytes, tail);
+      Simd::transpose(x);
       for (int64_t w = full * kLanes; w < words; ++w)
-        Simd::store_words(out + w * kSlice,
-                          Simd::load_words(square + (w - full * kLanes) * kLanes));
+        Simd::store_words(out + w * kSlice, x[w - full * kLanes]);
     }
   }
   // An odd number of groups leaves half a slice: zero, so that no stale NaN slows the lanes.
@@ -91,8 +95,7 @@ void pack_rows(const PanelSource& source, int64_t words, uint32_t* panel) {
   }
 }
 
-void pack_panel(Arithmetic arithmetic, const PanelSource& source, int64_t words,
-                uint32_t* panel) {
+void pack_panel(Arithmetic arithmetic, const PanelSource& source, int64_t words, uint32_t* panel) {
   switch (source.type) {
     case ScalarType::f32:
       return pack_rows<LoadF32>(source, words, panel);
@@ -107,54 +110,87 @@ void pack_panel(Arithmetic arithmetic, const PanelSource& source, int64_t words,
   }
 }
 
-template <Arithmetic A>
-Simd::I multiply(Simd::I acc, Simd::I x, Simd::I y) {
-  if constexpr (A == Arithmetic::f32) return Simd::dot_f32(acc, x, y);
-  if constexpr (A == Arithmetic::bf16_pairs) return Simd::dot_bf16(acc, x, y);
-  return Simd::dot_i16(acc, x, y);
+float float_word(uint32_t word) {
+  float value;
+  __builtin_memcpy(&value, &word, sizeof value);
+  return value;
 }
+
+// One word of many passages times one word of a query, into accumulators. Each keeps its own vector
+// type from end to end: GCC does not hold an accumulator in a register across casts.
+template <Arithmetic A>
+struct Multiply;
+
+template <>
+struct Multiply<Arithmetic::f32> {
+  using Sum = Simd::F;
+  using Words = Simd::F;
+  static Words load(const uint32_t* p) { return Simd::load(reinterpret_cast<const float*>(p)); }
+  static Words words(Simd::I x) { return Simd::as_float(x); }
+  static Words broadcast(uint32_t word) { return Simd::set(float_word(word)); }
+  static Sum zero() { return Simd::set(0.0f); }
+  static Sum add(Sum sum, Words x, Words y) { return Simd::fma(x, y, sum); }
+  static Simd::F value(Sum sum) { return sum; }
+};
+
+template <>
+struct Multiply<Arithmetic::bf16_pairs> {
+  using Sum = Simd::F;
+  using Words = Simd::I;
+  static Words load(const uint32_t* p) { return Simd::load_words(p); }
+  static Words words(Simd::I x) { return x; }
+  static Words broadcast(uint32_t word) { return Simd::set_word(word); }
+  static Sum zero() { return Simd::set(0.0f); }
+  static Sum add(Sum sum, Words x, Words y) { return Simd::dot_bf16(sum, x, y); }
+  static Simd::F value(Sum sum) { return sum; }
+};
+
+template <>
+struct Multiply<Arithmetic::i16_pairs> {
+  using Sum = Simd::Sums;
+  using Words = Simd::I;
+  static Words load(const uint32_t* p) { return Simd::load_words(p); }
+  static Words words(Simd::I x) { return x; }
+  static Words broadcast(uint32_t word) { return Simd::set_word(word); }
+  static Sum zero() { return Sum{}; }
+  static Sum add(Sum sum, Words x, Words y) { return Simd::dot_i16(sum, x, y); }
+  static Simd::F value(Sum sum) { return Simd::to_float(sum); }
+};
 
 // R queries against V vectors of passages: slices `panel` and, for V = 4, the one behind it.
 template <Arithmetic A, int R, int V>
 void score_slices(const ScoreArguments& a, const uint32_t* panel, int64_t row) {
+  using M = Multiply<A>;
   constexpr bool kFloat = A != Arithmetic::i16_pairs;
   const int64_t next_slice = a.words * kSlice;
   const int64_t step = kFloat ? kChunkWords : a.words;
   float* out = a.scores + row;
   for (int64_t start = 0; start < a.words || start == 0; start += step) {
     const int64_t stop = start + step < a.words ? start + step : a.words;
-    Simd::I acc[R][V];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[r][v] = Simd::set_word(0);
+    typename M::Sum acc[R][V];
+    repeat<R>([&](auto r) { repeat<V>([&](auto v) { acc[r][v] = M::zero(); }); });
     const uint32_t* passages = panel + start * kSlice;
     const uint32_t* query = a.queries + start * R;
     for (int64_t w = start; w < stop; ++w, passages += kSlice, query += R) {
-      Simd::I x[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v)
-        x[v] = Simd::load_words(passages + (v / 2) * next_slice + (v % 2) * kLanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const Simd::I y = Simd::set_word(query[r]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[r][v] = multiply<A>(acc[r][v], x[v], y);
-      }
+      typename M::Words x[V];
+      repeat<V>(
+          [&](auto v) { x[v] = M::load(passages + (v / 2) * next_slice + (v % 2) * kLanes); });
+      repeat<R>([&](auto r) {
+        const typename M::Words y = M::broadcast(query[r]);
+        repeat<V>([&](auto v) { acc[r][v] = M::add(acc[r][v], x[v], y); });
+      });
     }
     const bool last = stop == a.words;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
+    repeat<R>([&](auto r) {
+      repeat<V>([&](auto v) {
         float* to = out + r * kPanelRows + v * kLanes;
-        Simd::F sum = kFloat ? Simd::as_float(acc[r][v]) : Simd::to_float(acc[r][v]);
+        Simd::F sum = M::value(acc[r][v]);
         if (start > 0) sum = Simd::load(to) + sum;
         if (last && a.query_scale) sum = sum * Simd::set(a.query_scale[r]);
         if (last && a.row_scale) sum = sum * Simd::load(a.row_scale + row + v * kLanes);
         Simd::store(to, sum);
-      }
-    }
+      });
+    });
   }
 }
 
@@ -187,6 +223,157 @@ void score(Arithmetic arithmetic, const ScoreArguments& arguments) {
       if constexpr (Simd::kI16Pairs) score_any<Arithmetic::i16_pairs>(arguments);
       return;
   }
+}
+
+// The same sums for a few queries, without a panel: kLanes rows at a time are transposed in
+// registers.
+template <class Load, Arithmetic A, int R>
+void score_few_rows(const PanelSource& source, const ScoreArguments& a) {
+  using M = Multiply<A>;
+  constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
+  constexpr int64_t kChunkVectors = kChunkWords / kLanes;
+  const int64_t full = source.width / Load::kNumbers;
+  const int64_t tail = source.width - full * Load::kNumbers;
+  for (int64_t first = 0; first < source.count; first += kLanes) {
+    const char* rows[kLanes];
+    row_pointers(source, first, rows);
+    const char* ahead = rows[0] + kLanes * source.row_bytes;
+    typename M::Sum acc[R];
+    Simd::F total[R] = {};
+    bool only = true;  // no chunk is in total yet
+    repeat<R>([&](auto r) { acc[r] = M::zero(); });
+    const auto end_chunk = [&] {
+      repeat<R>([&](auto r) {
+        total[r] = only ? M::value(acc[r]) : total[r] + M::value(acc[r]);
+        acc[r] = M::zero();
+      });
+      only = false;
+    };
+    Simd::I x[kLanes];
+    for (int64_t v = 0; v < full; ++v) {
+      if (v > 0 && v % kChunkVectors == 0) end_chunk();
+      const uint32_t* query = a.queries + v * kLanes * R;
+      repeat<kLanes>([&](auto i) { x[i] = Load::load(rows[i] + v * kVectorBytes); });
+      prefetch<kLanes * kVectorBytes>(ahead + v * kLanes * kVectorBytes);
+      Simd::transpose(x);
+      repeat<kLanes>([&](auto w) {
+        repeat<R>([&](auto r) {
+          acc[r] = M::add(acc[r], M::words(x[w]), M::broadcast(query[w * R + r]));
+        });
+      });
+    }
+    if (tail > 0) {
+      if (full > 0 && full % kChunkVectors == 0) end_chunk();
+      for (int i = 0; i < kLanes; ++i) x[i] = load_tail<Load>(rows[i] + full * kVectorBytes, tail);
+      Simd::transpose(x);
+      for (int64_t w = full * kLanes; w < a.words; ++w) {
+        repeat<R>([&](auto r) {
+          acc[r] =
+              M::add(acc[r], M::words(x[w - full * kLanes]), M::broadcast(a.queries[w * R + r]));
+        });
+      }
+    }
+    end_chunk();
+    repeat<R>([&](auto r) {
+      Simd::F sum = total[r];
+      if (a.query_scale) sum = sum * Simd::set(a.query_scale[r]);
+      if (a.row_scale) sum = sum * Simd::load(a.row_scale + first);
+      Simd::store(a.scores + r * kPanelRows + first, sum);
+    });
+  }
+}
+
+// Integer sums are exact in any order: lanes = words of one row, summed across at the end.
+constexpr int64_t kFewWords = 2048;
+
+template <class Load, int R>
+void score_few_integers(const PanelSource& source, const ScoreArguments& a) {
+  using M = Multiply<Arithmetic::i16_pairs>;
+  constexpr int kRows = 4;
+  constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
+  constexpr int64_t kAhead = 8192;  // bytes
+  const int64_t full = source.width / Load::kNumbers;
+  const int64_t tail = source.width - full * Load::kNumbers;
+  const int64_t vectors = full + (tail > 0 ? 1 : 0);
+  alignas(64) uint32_t query[R][kFewWords];
+  for (int r = 0; r < R; ++r)
+    for (int64_t w = 0; w < vectors * kLanes; ++w)
+      query[r][w] = w < a.words ? a.queries[w * R + r] : 0;
+  for (int64_t first = 0; first < source.count; first += kLanes) {
+    const char* rows[kLanes];
+    row_pointers(source, first, rows);
+    alignas(64) uint32_t sums[R][kLanes][kLanes];
+    for (int i = 0; i < kLanes; i += kRows) {
+      typename M::Sum acc[kRows][R];
+      repeat<kRows>([&](auto j) { repeat<R>([&](auto r) { acc[j][r] = M::zero(); }); });
+      for (int64_t v = 0; v < vectors; ++v) {
+        Simd::I y[R];
+        repeat<R>([&](auto r) { y[r] = Simd::load_words(query[r] + v * kLanes); });
+        repeat<kRows>([&](auto j) {
+          const char* p = rows[i + j] + v * kVectorBytes;
+          const Simd::I x = v < full ? Load::load(p) : load_tail<Load>(p, tail);
+          repeat<R>([&](auto r) { acc[j][r] = M::add(acc[j][r], x, y[r]); });
+        });
+        prefetch<kRows * kVectorBytes>(rows[i] + kAhead + v * kRows * kVectorBytes);
+      }
+      repeat<kRows>([&](auto j) {
+        repeat<R>([&](auto r) { Simd::store_words(sums[r][i + j], (Simd::I)acc[j][r]); });
+      });
+    }
+    repeat<R>([&](auto r) {
+      Simd::I x[kLanes];
+      repeat<kLanes>([&](auto i) { x[i] = Simd::load_words(sums[r][i]); });
+      Simd::transpose(x);
+      typename M::Sum total = M::zero();
+      repeat<kLanes>([&](auto i) { total = total + (typename M::Sum)x[i]; });
+      Simd::F sum = M::value(total);
+      if (a.query_scale) sum = sum * Simd::set(a.query_scale[r]);
+      if (a.row_scale) sum = sum * Simd::load(a.row_scale + first);
+      Simd::store(a.scores + r * kPanelRows + first, sum);
+    });
+  }
+}
+
+template <class Load, Arithmetic A, int R = kMaxFew>
+void score_few_any(const PanelSource& source, const ScoreArguments& a) {
+  if (a.block == R) {
+    if constexpr (A == Arithmetic::i16_pairs)
+      return score_few_integers<Load, R>(source, a);
+    else
+      return score_few_rows<Load, A, R>(source, a);
+  }
+  if constexpr (R > 1) score_few_any<Load, A, R - 1>(source, a);
+}
+
+bool score_few(Arithmetic arithmetic, const PanelSource& source, const ScoreArguments& a) {
+  if (a.block > kMaxFew) return false;
+  switch (arithmetic) {
+    case Arithmetic::f32:
+      switch (source.type) {
+        case ScalarType::f32:
+          score_few_any<LoadF32, Arithmetic::f32>(source, a);
+          return true;
+        case ScalarType::f16:
+          score_few_any<LoadF16, Arithmetic::f32>(source, a);
+          return true;
+        case ScalarType::bf16:
+          score_few_any<LoadBf16, Arithmetic::f32>(source, a);
+          return true;
+        case ScalarType::i8:
+          score_few_any<LoadI8, Arithmetic::f32>(source, a);
+          return true;
+      }
+      return false;
+    case Arithmetic::bf16_pairs:
+      if constexpr (Simd::kBf16Pairs)
+        score_few_any<LoadBf16Pairs, Arithmetic::bf16_pairs>(source, a);
+      return Simd::kBf16Pairs;
+    case Arithmetic::i16_pairs:
+      if (a.words + kLanes > kFewWords) return false;
+      if constexpr (Simd::kI16Pairs) score_few_any<LoadI8Pairs, Arithmetic::i16_pairs>(source, a);
+      return Simd::kI16Pairs;
+  }
+  return false;
 }
 
 // Appends the positions of the mask's bits that lie below count.
@@ -227,7 +414,8 @@ Simd::F exp_not_positive(Simd::F x) {
   // Bounds come first: so NaN, in second place, survives.
   const Simd::F y = Simd::min(Simd::set(0.0f), Simd::max(floor, x));
   const Simd::F n = Simd::round(y * Simd::set(1.44269504f));
-  const Simd::F r = Simd::fma(n, Simd::set(2.12194440e-4f), Simd::fma(n, Simd::set(-0.693359375f), y));
+  const Simd::F r =
+      Simd::fma(n, Simd::set(2.12194440e-4f), Simd::fma(n, Simd::set(-0.693359375f), y));
   Simd::F p = Simd::set(1.9875691500e-4f);
   p = Simd::fma(p, r, Simd::set(1.3981999507e-3f));
   p = Simd::fma(p, r, Simd::set(8.3334519073e-3f));
@@ -256,8 +444,7 @@ void accumulate_lse(const float* scores, int64_t count, float factor, float* sta
   for (int64_t i = 0; i < count; i += kLanes)
     peak = Simd::max(load_padded(scores, i, count) * f, peak);
   // An infinite peak would make inf - inf of it; the reader of the state sees the true one.
-  const Simd::F shift =
-      Simd::min(Simd::set(kLargest), Simd::max(Simd::set(-kLargest), peak));
+  const Simd::F shift = Simd::min(Simd::set(kLargest), Simd::max(Simd::set(-kLargest), peak));
   Simd::F sum = Simd::load(state + kLanes) * exp_not_positive(old - shift);
   for (int64_t i = 0; i < count; i += kLanes)
     sum = sum + exp_not_positive(load_padded(scores, i, count) * f - shift);
@@ -282,35 +469,29 @@ void accumulate_block(const PanelSource& source, const float* weights, float* gr
   for (int64_t column = 0; column < width; column += kColumns) {
     const bool whole = column + kColumns <= width;
     Simd::F acc[R][kVectors];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = Simd::set(0.0f);
+    repeat<R>([&](auto r) { repeat<kVectors>([&](auto v) { acc[r][v] = Simd::set(0.0f); }); });
     for (int64_t i = 0; i < source.count; ++i) {
       const char* row = source.rows + i * source.row_bytes;
       Simd::F x[kVectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
+      repeat<kVectors>([&](auto v) {
         const int64_t at = column + v * kLanes;
         const int64_t left = width - at;
         x[v] = whole || left >= kLanes ? Simd::as_float(Load::load(row + at * Load::kBytes))
                : left > 0 ? Simd::as_float(load_tail<Load>(row + at * Load::kBytes, left))
                           : Simd::set(0.0f);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
+      });
+      repeat<R>([&](auto r) {
         const Simd::F w = Simd::set(weights[r * kPanelRows + i]);
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) acc[r][v] = Simd::fma(x[v], w, acc[r][v]);
-      }
+        repeat<kVectors>([&](auto v) { acc[r][v] = Simd::fma(x[v], w, acc[r][v]); });
+      });
     }
-    for (int r = 0; r < R; ++r) {
+    const int64_t left = whole ? kColumns : width - column;
+    repeat<R>([&](auto r) {
       float* to = gradient + r * width + column;
       float sums[kColumns];
-      for (int v = 0; v < kVectors; ++v) Simd::store(sums + v * kLanes, acc[r][v]);
-      const int64_t left = whole ? kColumns : width - column;
+      repeat<kVectors>([&](auto v) { Simd::store(sums + v * kLanes, acc[r][v]); });
       for (int64_t c = 0; c < left; ++c) to[c] += sums[c];
-    }
+    });
   }
 }
 
@@ -320,8 +501,13 @@ void accumulate_any(const PanelSource& source, const float* weights, int block, 
   if constexpr (R > 1) accumulate_any<Load, R - 1>(source, weights, block, gradient);
 }
 
-void accumulate_rows(const PanelSource& source, const float* weights, int block,
-                     float* gradient) {
+void accumulate_rows(const PanelSource& source, const float* weights, int block, float* gradient) {
+  if (block > Simd::kMaxBlock) {
+    accumulate_rows(source, weights, Simd::kMaxBlock, gradient);
+    weights += Simd::kMaxBlock * kPanelRows;
+    gradient += Simd::kMaxBlock * source.width;
+    return accumulate_rows(source, weights, block - Simd::kMaxBlock, gradient);
+  }
   switch (source.type) {
     case ScalarType::f32:
       return accumulate_any<LoadF32>(source, weights, block, gradient);
@@ -335,6 +521,18 @@ void accumulate_rows(const PanelSource& source, const float* weights, int block,
 }
 
 constexpr ScanKernels make_kernels(const char* name) {
-  return {name,          kSlice,         Simd::kMaxBlock, kLanes, arithmetic_of, pack_panel, score,
-          select, select_upper, accumulate_lse,  softmax_weights,       accumulate_rows};
+  return {name,
+          kSlice,
+          Simd::kMaxBlock,
+          0,
+          kLanes,
+          arithmetic_of,
+          pack_panel,
+          score,
+          score_few,
+          select,
+          select_upper,
+          accumulate_lse,
+          softmax_weights,
+          accumulate_rows};
 }

@@ -56,7 +56,7 @@ inline void run_pass(const ScanKernels& kernels, const PassagesView& passages,
       sink.begin_unit(worker, tile, query0, query1);
       for (int64_t first = tile * kTile; first < end; first += scorer.panel_rows()) {
         const int64_t count = std::min(scorer.panel_rows(), end - first);
-        scorer.load(first, count, first + count < passages.count);
+        scorer.load(first, count);
         for (int64_t b = block0; b < block1; ++b)
           sink.scored(worker, queries.first(b), queries.size(b), first, count,
                       scorer.score(queries, b));

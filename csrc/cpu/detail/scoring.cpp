@@ -8,8 +8,16 @@
 namespace jsarag::cpu {
 namespace {
 
-int64_t words_of(Arithmetic arithmetic, int64_t width) {
-  return arithmetic == Arithmetic::f32 ? width : ceil_div(width, 2);
+constexpr int64_t kTileSide = 16;  // queries and words of a tile
+
+bool in_tiles(const ScanKernels& kernels, Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::bf16_pairs && kernels.tile_queries > 0;
+}
+
+int64_t words_of(const ScanKernels& kernels, Arithmetic arithmetic, int64_t width) {
+  if (arithmetic == Arithmetic::f32) return width;
+  const int64_t words = ceil_div(width, 2);
+  return in_tiles(kernels, arithmetic) ? ceil_div(words, kTileSide) * kTileSide : words;
 }
 
 uint16_t to_bf16(float value) {
@@ -55,40 +63,51 @@ int16_t to_integer(float value, float scale, int32_t limit) {
 PackedQueries::PackedQueries(const ScanKernels& kernels, const QueriesView& queries,
                              ScalarType type, const int32_t* pick, int64_t count)
     : arithmetic_(kernels.arithmetic(type)),
-      words_(words_of(arithmetic_, queries.width)),
-      data_(count * words_) {
+      tiled_(in_tiles(kernels, arithmetic_)),
+      words_(words_of(kernels, arithmetic_, queries.width)) {
   const int64_t width = queries.width;
-  const int64_t blocks = ceil_div(count, kernels.max_block);
-  for (int64_t b = 0; b <= blocks; ++b) first_.push_back(blocks == 0 ? 0 : count * b / blocks);
+  const int64_t blocks = ceil_div(count, tiled_ ? kernels.tile_queries : kernels.max_block);
+  int64_t rows_stored = 0;
+  first_.push_back(0);
+  for (int64_t b = 0; b < blocks; ++b) {
+    first_.push_back(count * (b + 1) / blocks);
+    offset_.push_back(rows_stored * words_);
+    rows_stored += tiled_ ? ceil_div(size(b), kTileSide) * kTileSide : size(b);
+  }
+  data_ = Buffer<uint32_t>(rows_stored * words_);
+  if (tiled_) std::fill_n(data_.data(), rows_stored * words_, 0u);
   if (arithmetic_ == Arithmetic::i16_pairs) scale_.resize(count);
   const int32_t limit = integer_limit(width);
   for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t rows = size(b);
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < size(b); ++r) {
       const int64_t index = first_[b] + r;
       const float* query = queries.data + (pick ? pick[index] : index) * width;
-      uint32_t* out = data_.data() + first_[b] * words_ + r;
+      // Where word w of this query goes.
+      uint32_t* out = data_.data() + offset_[b];
+      const auto place = [&](int64_t w) -> uint32_t& {
+        if (!tiled_) return out[w * size(b) + r];
+        return out[(r / kTileSide) * kTileSide * words_ + (w / kTileSide) * kTileSide * kTileSide +
+                   (r % kTileSide) * kTileSide + w % kTileSide];
+      };
       if (arithmetic_ == Arithmetic::f32) {
-        for (int64_t d = 0; d < width; ++d) std::memcpy(out + d * rows, query + d, 4);
+        for (int64_t d = 0; d < width; ++d) std::memcpy(&place(d), query + d, 4);
         continue;
       }
-      const float scale =
-          arithmetic_ == Arithmetic::i16_pairs ? integer_scale(query, width) : 0.0f;
+      const float scale = arithmetic_ == Arithmetic::i16_pairs ? integer_scale(query, width) : 0.0f;
       const auto half = [&](int64_t d) -> uint32_t {
         if (d >= width) return 0;
         return arithmetic_ == Arithmetic::bf16_pairs
                    ? to_bf16(query[d])
                    : static_cast<uint16_t>(to_integer(query[d], scale, limit));
       };
-      for (int64_t w = 0; w < words_; ++w) out[w * rows] = half(2 * w) | half(2 * w + 1) << 16;
+      for (int64_t w = 0; w < words_; ++w) place(w) = half(2 * w) | half(2 * w + 1) << 16;
       if (!scale_.empty()) scale_[index] = scale;
     }
   }
 }
 
 QueryRounding query_rounding(Arithmetic arithmetic, const float* query, int64_t width) {
-  const float scale =
-      arithmetic == Arithmetic::i16_pairs ? integer_scale(query, width) : 0.0f;
+  const float scale = arithmetic == Arithmetic::i16_pairs ? integer_scale(query, width) : 0.0f;
   const int32_t limit = integer_limit(width);
   double norm = 0.0, rounded = 0.0, error = 0.0;
   bool finite = true;
@@ -125,8 +144,8 @@ double row_value(ScalarType type, const void* row, int64_t d, bool flush) {
       if (exponent == 31)
         return fraction ? std::numeric_limits<double>::quiet_NaN()
                         : sign * std::numeric_limits<double>::infinity();
-      return sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25)
-                              : std::ldexp(fraction, -24));
+      return sign *
+             (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24));
     }
   }
   return 0.0;
@@ -137,23 +156,18 @@ PanelScorer::PanelScorer(const ScanKernels& kernels, const PassagesView& passage
     : kernels_(kernels),
       passages_(passages),
       arithmetic_(arithmetic),
-      words_(words_of(arithmetic, passages.width)),
+      words_(words_of(kernels, arithmetic, passages.width)),
       panel_rows_(kPanelRows) {
   constexpr int64_t kPanelBytes = 640 << 10;
   while (panel_rows_ > kMaxSlice && panel_rows_ * words_ * 4 > kPanelBytes) panel_rows_ /= 2;
-  panel_ = Buffer<uint32_t>(panel_rows_ * words_);
   scores_ = Buffer<float>(kMaxBlock * kPanelRows);
   row_scale_ = Buffer<float>(kPanelRows);
 }
 
-void PanelScorer::load(int64_t first, int64_t count, bool more_follow) {
-  first_ = first;
-  count_ = count;
+void PanelScorer::load(int64_t first, int64_t count) {
   const char* rows = static_cast<const char*>(passages_.data) + first * passages_.row_bytes;
-  kernels_.pack_panel(arithmetic_,
-                      {rows, passages_.row_bytes, count, passages_.width, passages_.type,
-                       more_follow},
-                      words_, panel_.data());
+  source_ = {rows, passages_.row_bytes, count, passages_.width, passages_.type};
+  packed_ = false;
   scaled_ = passages_.scales != nullptr;
   if (scaled_) {
     std::memcpy(row_scale_.data(), passages_.scales + first, count * sizeof(float));
@@ -162,19 +176,29 @@ void PanelScorer::load(int64_t first, int64_t count, bool more_follow) {
 }
 
 void PanelScorer::load_rows(const void* rows, int64_t row_bytes, int64_t count) {
-  first_ = 0;
-  count_ = count;
+  source_ = {static_cast<const char*>(rows), row_bytes, count, passages_.width, passages_.type};
+  packed_ = false;
   scaled_ = false;
-  kernels_.pack_panel(
-      arithmetic_,
-      {static_cast<const char*>(rows), row_bytes, count, passages_.width, passages_.type, false},
-      words_, panel_.data());
 }
 
 float* PanelScorer::score(const PackedQueries& queries, int64_t block) {
-  kernels_.score(arithmetic_, {panel_.data(), words_, count_, queries.block(block),
-                               queries.size(block), queries.scale(block),
-                               scaled_ ? row_scale_.data() : nullptr, scores_.data()});
+  ScoreArguments arguments{panel_.data(),
+                           words_,
+                           source_.count,
+                           queries.block(block),
+                           queries.size(block),
+                           queries.scale(block),
+                           scaled_ ? row_scale_.data() : nullptr,
+                           scores_.data()};
+  const bool few = queries.blocks() == 1 && kernels_.score_few(arithmetic_, source_, arguments);
+  if (!few) {
+    // Made at the first need: fresh pages cost more than a short scan.
+    if (panel_.data() == nullptr) panel_ = Buffer<uint32_t>(panel_rows_ * words_);
+    arguments.panel = panel_.data();
+    if (!packed_) kernels_.pack_panel(arithmetic_, source_, words_, panel_.data());
+    packed_ = true;
+    kernels_.score(arithmetic_, arguments);
+  }
   return scores_.data();
 }
 

@@ -23,13 +23,15 @@ class PackedQueries {
   // Queries `pick[0..count)`, or 0..count-1 where pick is null, for passages of `type`.
   PackedQueries(const ScanKernels& kernels, const QueriesView& queries, ScalarType type,
                 const int32_t* pick, int64_t count);
+  PackedQueries(const PackedQueries&) = delete;
+  PackedQueries& operator=(const PackedQueries&) = delete;
 
   Arithmetic arithmetic() const { return arithmetic_; }
   int64_t words() const { return words_; }
   int64_t blocks() const { return static_cast<int64_t>(first_.size()) - 1; }
   int64_t first(int64_t block) const { return first_[block]; }
   int size(int64_t block) const { return static_cast<int>(first_[block + 1] - first_[block]); }
-  const uint32_t* block(int64_t block) const { return data_.data() + first_[block] * words_; }
+  const uint32_t* block(int64_t block) const { return data_.data() + offset_[block]; }
   // Factors of the block's integer queries, or null.
   const float* scale(int64_t block) const {
     return scale_.empty() ? nullptr : scale_.data() + first_[block];
@@ -37,8 +39,9 @@ class PackedQueries {
 
  private:
   Arithmetic arithmetic_;
+  bool tiled_;
   int64_t words_;
-  std::vector<int64_t> first_;
+  std::vector<int64_t> first_, offset_;
   std::vector<float> scale_;
   Buffer<uint32_t> data_;
 };
@@ -65,23 +68,21 @@ class PanelScorer {
   // second-level cache; divides kTile.
   int64_t panel_rows() const { return panel_rows_; }
 
-  // Reads passages first .. first + count into the panel.
-  void load(int64_t first, int64_t count, bool more_follow);
-  // Reads gathered rows (each `row_bytes` behind the other) without scales.
+  // Turns to passages first .. first + count.
+  void load(int64_t first, int64_t count);
+  // Turns to gathered rows (each `row_bytes` behind the other) without scales.
   void load_rows(const void* rows, int64_t row_bytes, int64_t count);
 
   // Scores of one block of queries: [size][kPanelRows], valid until the next call.
   float* score(const PackedQueries& queries, int64_t block);
 
-  int64_t first() const { return first_; }
-  int64_t count() const { return count_; }
-
  private:
   const ScanKernels& kernels_;
   PassagesView passages_;
   Arithmetic arithmetic_;
-  int64_t words_, panel_rows_, first_ = 0, count_ = 0;
-  bool scaled_ = false;
+  int64_t words_, panel_rows_;
+  PanelSource source_{};
+  bool packed_ = false, scaled_ = false;
   Buffer<uint32_t> panel_;
   Buffer<float> scores_, row_scale_;
 };

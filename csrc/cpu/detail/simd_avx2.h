@@ -7,6 +7,7 @@ struct Simd {
   static constexpr int kWideBlock = 2;
   using F = __m256;
   using I = __m256i;
+  typedef int32_t Sums __attribute__((vector_size(32)));
 
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static I load_words(const uint32_t* p) {
@@ -19,7 +20,7 @@ struct Simd {
   static F set(float x) { return _mm256_set1_ps(x); }
   static I set_word(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
+  static F to_float(Sums x) { return _mm256_cvtepi32_ps((I)x); }
   // NaN in the second argument wins, NaN in the first loses: x86's own rule, relied on here.
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
@@ -30,67 +31,53 @@ struct Simd {
   static F zero_below(F x, F limit, F value) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), value);
   }
-  static F round(F x) {
-    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
+  static F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   // n is a whole number in -126..127, or NaN beside a NaN x.
   static F times_power(F x, F n) {
     const I power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), set_word(127)), 23);
     return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
   }
 
-  static I dot_f32(I acc, I x, I y) {
-    return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y),
-                                               _mm256_castsi256_ps(acc)));
-  }
-  static I add_float_words(I a, I b) {
-    return _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b)));
-  }
   static constexpr bool kBf16Pairs = false;
-  static I dot_bf16(I acc, I, I) { return acc; }
+  static F dot_bf16(F acc, I, I) { return acc; }
   static constexpr bool kI16Pairs = true;
-  static I dot_i16(I acc, I x, I y) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, y)); }
+  static Sums dot_i16(Sums acc, I x, I y) { return acc + (Sums)_mm256_madd_epi16(x, y); }
   static F as_float(I x) { return _mm256_castsi256_ps(x); }
 
   // 8 words of a row, from 8 numbers or, for pairs, 16.
-  static I words_f32(const void* p) {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-  }
+  static I words_f32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static I words_f16(const void* p) {
     return _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))));
   }
   static I words_bf16(const void* p) {
-    return _mm256_slli_epi32(
-        _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16);
+    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))),
+                             16);
   }
   static I words_i8(const void* p) {
-    return _mm256_castps_si256(_mm256_cvtepi32_ps(
-        _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)))));
+    return _mm256_castps_si256(
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)))));
   }
   static I word_pairs_bf16(const void* p) { return words_f32(p); }
   static I word_pairs_i8(const void* p) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
   }
 
-  // Writes word w of the 8 rows to out[w * stride .. + 8), w < 8.
-  static void transpose(const I (&rows)[8], uint32_t* out, int64_t stride) {
+  // rows[i] = word i of what were rows 0..7.
+  [[gnu::always_inline]] static void transpose(I (&rows)[8]) {
     I a[8], b[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+    repeat<4>([&](auto i) {
       a[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
       a[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
+    });
+    repeat<2>([&](auto i) {
       b[4 * i] = _mm256_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
       b[4 * i + 1] = _mm256_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
       b[4 * i + 2] = _mm256_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
       b[4 * i + 3] = _mm256_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      store_words(out + c * stride, _mm256_permute2x128_si256(b[c], b[4 + c], 0x20));
-      store_words(out + (4 + c) * stride, _mm256_permute2x128_si256(b[c], b[4 + c], 0x31));
-    }
+    });
+    repeat<4>([&](auto c) {
+      rows[c] = _mm256_permute2x128_si256(b[c], b[4 + c], 0x20);
+      rows[4 + c] = _mm256_permute2x128_si256(b[c], b[4 + c], 0x31);
+    });
   }
 };

@@ -7,6 +7,7 @@ struct Simd {
   static constexpr int kWideBlock = 1;
   typedef float F __attribute__((vector_size(16)));
   typedef int32_t I __attribute__((vector_size(16)));
+  using Sums = I;
 
   static F load(const float* p) {
     F x;
@@ -49,19 +50,16 @@ struct Simd {
     return x * (F)((__builtin_convertvector(whole, I) + 127) << 23);
   }
 
-  static I dot_f32(I acc, I x, I y) { return (I)((F)x * (F)y + (F)acc); }
-  static I add_float_words(I a, I b) { return (I)((F)a + (F)b); }
   static constexpr bool kBf16Pairs = false;
-  static I dot_bf16(I acc, I, I) { return acc; }
+  static F dot_bf16(F acc, I, I) { return acc; }
   static constexpr bool kI16Pairs = false;
-  static I dot_i16(I acc, I, I) { return acc; }
+  static Sums dot_i16(Sums acc, I, I) { return acc; }
 
   static I words_f32(const void* p) { return load_words(static_cast<const uint32_t*>(p)); }
   static I words_f16(const void* p) {
     uint16_t half[4];
     __builtin_memcpy(half, p, sizeof half);
-    return (I)F{half_value(half[0]), half_value(half[1]), half_value(half[2]),
-                half_value(half[3])};
+    return (I)F{half_value(half[0]), half_value(half[1]), half_value(half[2]), half_value(half[3])};
   }
   static I words_bf16(const void* p) {
     uint16_t half[4];
@@ -76,9 +74,10 @@ struct Simd {
   static I word_pairs_bf16(const void* p) { return words_f32(p); }
   static I word_pairs_i8(const void* p) { return words_i8(p); }
 
-  static void transpose(const I (&rows)[4], uint32_t* out, int64_t stride) {
-    for (int w = 0; w < 4; ++w)
-      store_words(out + w * stride, I{rows[0][w], rows[1][w], rows[2][w], rows[3][w]});
+  // rows[i] = word i of what were rows 0..3.
+  [[gnu::always_inline]] static void transpose(I (&rows)[4]) {
+    const I a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+    for (int w = 0; w < 4; ++w) rows[w] = I{a[w], b[w], c[w], d[w]};
   }
 
   static float half_value(uint16_t half) {

@@ -39,8 +39,7 @@ class TopK {
   // comes later loses.
   float threshold(int64_t query) const { return threshold_[query]; }
 
-  void add(int64_t query, const float* scores, int64_t first, const int32_t* positions,
-           int found) {
+  void add(int64_t query, const float* scores, int64_t first, const int32_t* positions, int found) {
     if (count_[query] + found > capacity_) shrink(query);
     Hit* to = hits_.data() + query * capacity_ + count_[query];
     for (int i = 0; i < found; ++i)

@@ -24,12 +24,12 @@ struct QueriesView {
 
 // Row-major passages, read where they lie (they may be a memory-mapped file).
 struct PassagesView {
-  const void* data;      // [N, D] of `type`, a row's numbers contiguous
+  const void* data;  // [N, D] of `type`, a row's numbers contiguous
   ScalarType type;
-  int64_t row_bytes;     // from one row to the next
-  const float* scales;   // [N] f32 for i8, else null: the row is scales[n] * data[n]
-  int64_t count;         // N < 2^31
-  int64_t width;         // D
+  int64_t row_bytes;    // from one row to the next
+  const float* scales;  // [N] f32 for i8, else null: the row is scales[n] * data[n]
+  int64_t count;        // N < 2^31
+  int64_t width;        // D
 };
 
 // Passages each query leaves out; entries outside 0..N-1 are padding.
