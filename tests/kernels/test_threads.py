@@ -146,7 +146,7 @@ def at_once(works: list[Callable[[], None]]) -> None:
         barrier.wait()
         try:
             work()
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - a thread cannot raise into the test
             failures.append(failure)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]
