@@ -6,6 +6,7 @@ equal, bit for bit, those of the vectors they were rounded from.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -86,13 +87,17 @@ def cached_row_errors(passages: Tensor, exact_passages: Tensor, scales: Tensor |
     """
     tensors = (passages, exact_passages, scales)
     key = tuple(None if tensor is None else _identity(tensor) for tensor in tensors)
-    known = _cache.get(key)
-    if known is not None:
-        return known.errors
-    for stale in [old for old, entry in _cache.items() if entry.expired()]:
-        del _cache[stale]
+    with _lock:
+        known = _cache.get(key)
+        if known is not None:
+            return known.errors
+        for stale in [old for old, entry in _cache.items() if entry.expired()]:
+            del _cache[stale]
+    # Outside the lock: other threads go on with what they know.
     errors = row_errors(passages, exact_passages, scales)
-    _cache[key] = _Entry(errors, [_watch(tensor) for tensor in tensors if tensor is not None])
+    entry = _Entry(errors, [_watch(tensor) for tensor in tensors if tensor is not None])
+    with _lock:
+        _cache[key] = entry
     return errors
 
 
@@ -106,6 +111,7 @@ class _Entry(NamedTuple):
 
 
 _cache: dict[tuple[tuple[object, ...] | None, ...], _Entry] = {}
+_lock = threading.Lock()
 
 
 def _watch(tensor: Tensor) -> Any:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -139,28 +140,22 @@ def test_the_number_of_threads_changes_no_bit(op: Op, kind: torch.dtype) -> None
 
 def at_once(works: list[Callable[[], None]]) -> None:
     """Run each in a thread of its own, started together; what one raises is raised here."""
-    barrier, failures = threading.Barrier(len(works)), []
+    barrier = threading.Barrier(len(works))
 
     def run(work: Callable[[], None]) -> None:
         torch.set_num_threads(2)
         barrier.wait()
-        try:
-            work()
-        except BaseException as failure:  # noqa: BLE001 - a thread cannot raise into the test
-            failures.append(failure)
+        work()
 
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(works)) as pool:
+            running = [pool.submit(run, work) for work in works]
     finally:
         sys.setswitchinterval(before)
-    if failures:
-        raise failures[0]
+    for future in running:
+        future.result()
 
 
 def test_calls_from_several_threads_at_once() -> None:

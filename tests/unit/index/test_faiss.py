@@ -24,7 +24,8 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @needs_faiss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_faiss_agrees_with_flat(dtype: torch.dtype) -> None:
-    embeddings, queries = random(200, 16).to(dtype), random(6, 16, seed=1)
+    # The flat index multiplies bf16 by bf16, so the queries too must be bf16 numbers here.
+    embeddings, queries = random(200, 16).to(dtype), random(6, 16, seed=1).to(dtype).float()
     exclude = torch.tensor([[3, -1], [-1, -1], [5, 6], [0, 1], [7, 7], [199, 2]])
     flat, faiss = FlatIndex(embeddings, 2), FaissIndex(embeddings, 2)
     for excluded in (None, exclude):

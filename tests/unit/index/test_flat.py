@@ -150,9 +150,9 @@ def test_opened_vectors_are_mapped_not_read(tmp_path: Path, encoder: Any, kb: An
     index.save(tmp_path / "index", kb)
     FlatIndex.open(tmp_path / "index")
     maps = Path("/proc/self/maps")
-    assert "vectors-00000.bin" not in maps.read_text()  # nothing leaks
+    assert str(tmp_path) not in maps.read_text()  # nothing leaks
     opened = FlatIndex.open(tmp_path / "index")
-    assert "vectors-00000.bin" in maps.read_text()
+    assert str(tmp_path) in maps.read_text()
     before = (tmp_path / "index" / "vectors-00000.bin").read_bytes()
     opened.embeddings.zero_()  # a stray write stays in this process
     assert (tmp_path / "index" / "vectors-00000.bin").read_bytes() == before
