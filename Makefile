@@ -16,10 +16,11 @@ TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/nu
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all check build clean help
+.PHONY: demo test test-all sanitize check build clean help
 help:
 	@sed -n 's/^#   //p' Makefile
 	echo "make test-all  every test, the slow ones included"
+	echo "make sanitize  the kernel tests under address, undefined and thread sanitizers"
 	echo "make check     formatting, types, layers (scripts/check)"
 	echo "make build     compile the kernels again after editing csrc/"
 
@@ -52,6 +53,9 @@ test: $(VENV)/.tested
 
 test-all: $(VENV)/.tested
 	@$(BIN)/pytest -q
+
+sanitize: $(VENV)/.tested
+	@scripts/sanitize all
 
 check: $(VENV)/.tested
 	@scripts/check

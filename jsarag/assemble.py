@@ -7,7 +7,7 @@ everything takes plain values, above it everything takes :class:`Parts`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -48,6 +48,9 @@ class Parts:
 OpenIndex = Callable[[PartName, RetrieverParts, Dataset], FlatIndex | None]
 """Finds an index that fits a passage encoder and a data set, or None."""
 
+BeforeIndex = Callable[[Dataset, RetrieverParts, Generator], None]
+"""Told what was loaded before passages are embedded; may raise."""
+
 
 def make_device(name: str) -> torch.device:
     """The torch device of ``train.device``; 'auto' takes CUDA where there is a device.
@@ -73,14 +76,20 @@ def make_device(name: str) -> torch.device:
 
 
 def make_dataset(config: Config, splits: Iterable[str]) -> Dataset:
-    """The data set with the splits that will be used."""
+    """The data set with the splits that will be used, training rows limited as configured."""
     data = config.data
-    return load_dataset(
+    dataset = load_dataset(
         data.dataset,
         data_dir=data.data_dir,
         field_map=data.map,
         splits=tuple(dict.fromkeys(splits)),
     )
+    limit, train = data.max_train_examples, dataset.splits.get("train", [])
+    if limit is None or limit >= len(train):
+        return dataset
+    note = f"data.max_train_examples: the first {limit:,} of {len(train):,} training rows are used"
+    splits = {**dataset.splits, "train": train[:limit]}
+    return replace(dataset, splits=splits, notes=(*dataset.notes, note))
 
 
 def make_encoder(config: Config) -> TextEncoder:
@@ -188,6 +197,8 @@ def make_parts(
     splits: Iterable[str],
     checkpoint: Checkpoint | None = None,
     open_index: OpenIndex | None = None,
+    generation: int = 0,
+    before_index: BeforeIndex | None = None,
     progress: Progress | None = None,
     device: str | None = None,
 ) -> Parts:
@@ -198,6 +209,8 @@ def make_parts(
         splits: data splits to read besides 'train'.
         checkpoint: weights to load; None leaves every part as it starts.
         open_index: finds an existing index for a passage encoder, or returns None to build one.
+        generation: number of an index that is built.
+        before_index: called once data and models are there.
         progress: told about passages embedded.
         device: overrides ``train.device``.
     """
@@ -210,11 +223,15 @@ def make_parts(
     if checkpoint is not None:
         retrievers.load_checkpoint_states(checkpoint.modules)
         generator.load_checkpoint_state(checkpoint.modules["generator"])
+    if before_index is not None:
+        before_index(dataset, retrievers, generator)
 
     def index_of(part: PartName) -> FlatIndex:
         found = None if open_index is None else open_index(part, retrievers, dataset)
         if found is None:
-            return make_index(config, retrievers, dataset, part, progress=progress)
+            return make_index(
+                config, retrievers, dataset, part, generation=generation, progress=progress
+            )
         found.embeddings = found.embeddings.to(where)
         return found
 

@@ -98,6 +98,7 @@ def open_run(
         splits=(split or config.eval.split,),
         checkpoint=checkpoint,
         open_index=saved_index(run_dir, generation),
+        generation=generation,
         progress=progress,
         device=device,
     )

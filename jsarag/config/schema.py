@@ -31,7 +31,9 @@ class DataConfig(Group):
     context_turns: int = Field(default=3, ge=1, description="last turns the prior retriever reads")
     posterior_turns: int = Field(default=1, ge=0, description="last turns the posterior reads")
     generator_turns: int = Field(default=3, ge=1, description="last turns the generator reads")
-    max_train_examples: int | None = Field(default=None, ge=1)
+    max_train_examples: int | None = Field(
+        default=None, ge=1, description="train on the first n rows"
+    )
 
 
 class RetrieverConfig(Group):
@@ -144,7 +146,9 @@ class TrainConfig(Group):
 class IndexConfig(Group):
     """The passage index."""
 
-    backend: Literal["flat", "faiss"] = "flat"
+    backend: Literal["flat"] = Field(
+        default="flat", description="exact, the only one that training draws from"
+    )
     dtype: Literal["f32", "bf16", "f16"] = "f32"
     rebuild_every: str = Field(
         default="",
@@ -172,9 +176,9 @@ class EvalConfig(Group):
 class GuardConfig(Group):
     """When a run warns or stops by itself."""
 
-    strict: bool = False
+    strict: bool = Field(default=False, description="stop where the likelihood has no evidence")
     evidence_examples: int = Field(default=64, ge=8)
-    evidence_passages: int = Field(default=8, ge=2)
+    evidence_passages: int = Field(default=8, ge=3)
     evidence_every: int = Field(
         default=50, ge=0, description="re-check during training; 0: only before"
     )
@@ -193,7 +197,9 @@ class OutputConfig(Group):
     output_dir: Path | None = Field(
         default=None, description="default runs/<dataset>-<objective>-<seed>"
     )
-    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default=[], description="trackers to tell as well (the 'track' extra)"
+    )
 
 
 class Config(Group):

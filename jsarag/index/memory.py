@@ -72,18 +72,30 @@ def require_memory(forecast: IndexForecast, available_bytes: int) -> None:
 def available_memory_bytes() -> int:
     """Memory this process may still take: the machine's free memory or the container's limit."""
     limits = [_meminfo_available()]
-    for limit, used in (("memory.max", "memory.current"), *_CGROUP_V1):
+    for limit, used, details in _CGROUP_FILES:
         try:
             allowed = (_CGROUP / limit).read_text(encoding="ascii").strip()
-            taken = (_CGROUP / used).read_text(encoding="ascii").strip()
+            taken = int((_CGROUP / used).read_text(encoding="ascii"))
+            cached = _file_cache((_CGROUP / details).read_text(encoding="ascii"))
         except OSError:
             continue
         if allowed.isdigit():
-            limits.append(max(int(allowed) - int(taken), 0))
+            limits.append(max(int(allowed) - max(taken - cached, 0), 0))
     return min(limits)
 
 
-_CGROUP_V1 = (("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),)
+# Limit, use and its details, of both versions of cgroups.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+
+
+def _file_cache(details: str) -> int:
+    """Bytes of files in the container's memory, which the kernel gives back when asked."""
+    fields = dict(line.split() for line in details.splitlines())
+    prefix = "total_" if "total_inactive_file" in fields else ""
+    return sum(int(fields.get(f"{prefix}{name}_file", 0)) for name in ("inactive", "active"))
 
 
 def _meminfo_available() -> int:

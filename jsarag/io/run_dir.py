@@ -107,14 +107,14 @@ class RunDir:
 
         Returns:
             True where the folder already belonged to this very configuration (resume), False where
-            it is new.
+            it is new, or held a run that ended before it began (its data were not found, say).
 
         Raises:
             CheckpointError: the folder holds other files, another run, or a run in progress.
         """
         _refuse_foreign(self)
         fingerprint = config_fingerprint(config, ignore=ignore)
-        if self.run_path.exists():
+        if self.run_path.exists() and not self._never_began():
             self._check_fingerprint(fingerprint, config, ignore)
             self._lock()
             clean_leftovers(self.path)
@@ -181,6 +181,13 @@ class RunDir:
     def log_event(self, text: str) -> None:
         """Append one dated line to ``events.log``."""
         _append_line(self.events_path, f"{_now()} {' '.join(text.splitlines())}")
+
+    def _never_began(self) -> bool:
+        """Whether all the folder holds is what was written before there was anything to keep."""
+        self.identity()  # a foreign run.json is no beginning
+        written = {self.run_path, self.config_path, self.env_path, self.events_path}
+        names = {path.name for path in written} | {".lock"}
+        return all(entry.name in names for entry in self.path.iterdir())
 
     def _check_fingerprint(
         self, fingerprint: str, config: Mapping[str, Any], ignore: Collection[str]

@@ -10,8 +10,6 @@ due). Each is timed under its name, so the log says where a step's time goes.
 
 from __future__ import annotations
 
-import torch
-
 from jsarag import randomness
 from jsarag.train.guards import require_finite
 from jsarag.train.training_run import TrainingRun
@@ -43,7 +41,7 @@ def train(run: TrainingRun) -> None:
             with clock("loss"):  # the M-step
                 loss = objective.loss(problem, candidates, scores, weights)
             with clock("backward"):
-                torch.autograd.backward(loss.total / run.accumulation)
+                run.backward(loss.total)
             held.append((problem, candidates, weights))
             run.observe(candidates, scores, weights, loss)
         with clock("optimizer"):

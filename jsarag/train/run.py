@@ -9,32 +9,39 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from jsarag.assemble import Parts, make_parts, make_run_objective
+from jsarag.assemble import OpenIndex, Parts, make_parts, make_run_objective
 from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
 from jsarag.data.batching import BatchSchedule
+from jsarag.data.registry import Dataset
 from jsarag.em.chains import ChainStore
 from jsarag.errors import CheckpointError, NumericalError
 from jsarag.eval.evaluate import METRICS_FILE, Evaluation, write
 from jsarag.eval.evaluate import Progress as EvalProgress
+from jsarag.index.flat import FlatIndex
 from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint
 from jsarag.io.run_dir import RunDir
-from jsarag.runs import saved_index
+from jsarag.models.generator import Generator
+from jsarag.models.retrievers import PartName, RetrieverParts
+from jsarag.runs import index_folder, saved_index
 from jsarag.train.evaluation import evaluate_parts, headline
+from jsarag.train.forecast import forecast_run, require_fit
 from jsarag.train.generator_stage import train_concatenated, warm_up
 from jsarag.train.guards import CollapseGuard
 from jsarag.train.loop import train
 from jsarag.train.metrics import StationClock
 from jsarag.train.optimizer import OptimizerSettings, PartOptimizer
-from jsarag.train.reporting import Reporter, SilentReporter
+from jsarag.train.reporting import Level, Reporter, SilentReporter
 from jsarag.train.signals import StopSignal
 from jsarag.train.state import Progress, load_state
+from jsarag.train.tracking import track
 from jsarag.train.training_run import TrainingRun, save_index
 
 # What may differ between a run and its continuation.
@@ -61,7 +68,6 @@ MAY_CHANGE = frozenset(
         "guards.evidence_every",
         "guards.min_distinct_ratio",
         "guards.collapse_window",
-        "eval.split",
         "eval.k",
         "eval.decoding",
         "eval.decoding_passages",
@@ -74,6 +80,12 @@ MAY_CHANGE = frozenset(
         "data.data_dir",
     }
 )
+
+
+class Tell(Protocol):
+    """Puts a line into the run's log and before the user."""
+
+    def __call__(self, text: str, level: Level = "info") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +119,42 @@ def run_training(
         NumericalError, GuardError: a guard stopped the run; its state is saved.
         KeyboardInterrupt, PreemptedError: a signal came; the state is saved.
     """
-    reporter = reporter or SilentReporter()
     config = resolved.config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     run_dir = RunDir(config.output.output_dir or default_folder(config))
     checkpoint = _claim(run_dir, resolved, resume=resume)
+    tracking = track(
+        reporter or SilentReporter(),
+        config.output.report_to,
+        run_dir,
+        config.model_dump(mode="json"),
+        step=0 if checkpoint is None else checkpoint.step,
+    )
+    try:
+        return _run(resolved, run_dir, checkpoint, tracking)
+    finally:
+        tracking.close()
+
+
+def _run(
+    resolved: Resolved, run_dir: RunDir, checkpoint: Checkpoint | None, reporter: Reporter
+) -> TrainResult:
+    config = resolved.config
     generation = 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
+    tell = partial(_tell, run_dir, reporter)
     reporter.stage("load models and embed the knowledge base", None)
     parts = make_parts(
         config,
         splits=(config.eval.split,),
         checkpoint=checkpoint,
-        open_index=saved_index(run_dir, generation, may_lag=True),
+        open_index=_stored_index(run_dir, generation, checkpoint, tell),
+        generation=generation,
+        before_index=partial(_forecast, config, tell),
         progress=lambda done, total: reporter.advance(done),
     )
     for note in (*resolved.notes, *parts.dataset.notes):
-        reporter.event(note)
+        tell(note)
     with StopSignal() as stop:
         run = _make_run(config, parts, run_dir, reporter, stop, checkpoint)
         before = _before(run)
@@ -151,15 +182,58 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{name}-{config.objective.name}-{config.train.seed}"
 
 
+def _tell(run_dir: RunDir, reporter: Reporter, text: str, level: Level = "info") -> None:
+    run_dir.log_event(text if level == "info" else f"{level}: {text}")
+    reporter.event(text, level)
+
+
+def _stored_index(
+    run_dir: RunDir, generation: int, checkpoint: Checkpoint | None, tell: Tell
+) -> OpenIndex:
+    """The run's own index; where a continued run has lost it, that is said."""
+    find = saved_index(run_dir, generation, may_lag=True)
+
+    def find_or_say(
+        part: PartName, retrievers: RetrieverParts, dataset: Dataset
+    ) -> FlatIndex | None:
+        found = find(part, retrievers, dataset)
+        if found is None and checkpoint is not None:
+            tell(
+                f"{index_folder(run_dir, part, generation)}: expected the index this run was "
+                "using, found none that fits; it is built again with the checkpoint's encoder, so "
+                "a run that trains passages does not continue exactly",
+                "warning",
+            )
+        return found
+
+    return find_or_say
+
+
+def _forecast(
+    config: Config, tell: Tell, dataset: Dataset, retrievers: RetrieverParts, generator: Generator
+) -> None:
+    """Say what the run will hold in memory, and refuse it where that does not fit."""
+    forecast = forecast_run(
+        _modules(retrievers, generator),
+        passages=len(dataset.kb),
+        width=retrievers.passages.width,
+        dtype=config.index.dtype,
+        indexes=2 if retrievers.has_separate_passages else 1,
+        rebuilt=retrievers.passages.is_trainable,
+    )
+    tell(forecast.describe())
+    require_fit(forecast, retrievers.passages.device)
+
+
 def _claim(run_dir: RunDir, resolved: Resolved, *, resume: bool) -> Checkpoint | None:
     """Make the folder ours; the checkpoint to continue from, or None."""
-    ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=MAY_CHANGE)
-    found = latest_step(run_dir) if ours else None
-    if found is None and resume:
+    if resume and latest_step(run_dir) is None:  # before a folder is made
         raise CheckpointError(
             f"{run_dir.path}: expected a checkpoint to resume from, found none; start without "
             "--resume, or give the --output-dir of the run to continue"
         )
+    ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=MAY_CHANGE)
+    found = latest_step(run_dir) if ours else None
     run_dir.write_config(resolved.to_yaml())
     run_dir.write_env()
     return None if found is None else load_checkpoint(run_dir, found)
@@ -179,7 +253,7 @@ def _make_run(
         config.guards.collapse_window, config.guards.min_distinct_ratio, len(parts.dataset.kb)
     )
     optimizer = PartOptimizer(
-        _modules(parts),
+        _modules(parts.retrievers, parts.generator),
         OptimizerSettings(
             retriever_learning_rate=settings.learning_rate,
             generator_learning_rate=settings.generator_learning_rate,
@@ -220,10 +294,10 @@ def _make_run(
     return run
 
 
-def _modules(parts: Parts) -> dict[str, nn.Module]:
+def _modules(retrievers: RetrieverParts, generator: Generator) -> dict[str, nn.Module]:
     """Everything that may train, by part name."""
-    modules: dict[str, nn.Module] = dict(parts.retrievers.parts().items())
-    return {**modules, "generator": parts.generator}
+    modules: dict[str, nn.Module] = dict(retrievers.parts().items())
+    return {**modules, "generator": generator}
 
 
 def _before(run: TrainingRun) -> dict[str, Any]:

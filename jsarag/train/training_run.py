@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from jsarag.assemble import Parts, make_index
@@ -17,7 +18,7 @@ from jsarag.data.batching import BatchPlan, BatchSchedule
 from jsarag.em.chains import ChainStore
 from jsarag.em.objectives import Objective, StepLoss, StepScores
 from jsarag.em.problem import Problem
-from jsarag.errors import GuardError
+from jsarag.errors import ConfigError, GuardError
 from jsarag.index.flat import FlatIndex
 from jsarag.index.rebuild import RebuildSchedule
 from jsarag.io.run_dir import RunDir
@@ -61,6 +62,7 @@ class TrainingRun:
             self.config.data.generator_turns,
         )
         self._logged_step = 0
+        self._tops: list[int] = []
         self._seconds_before = self.progress.seconds
 
     @property
@@ -106,6 +108,20 @@ class TrainingRun:
 
     # ---- after a batch, after a step -------------------------------------------------------
 
+    def backward(self, total: Tensor) -> None:
+        """Back-propagate a batch's share of the step.
+
+        Raises:
+            ConfigError: nothing that this objective moves is trainable.
+        """
+        if not total.requires_grad:
+            raise ConfigError(
+                f"train.freeze: objective '{self.objective.name}' has nothing to train: all it "
+                f"would move is frozen ({', '.join(self.config.train.freeze)}) or has no "
+                "parameters. Freeze less, or use --max-steps 0 to score the parts as they are"
+            )
+        torch.autograd.backward(total / self.accumulation)
+
     def observe(
         self, candidates: Candidates, scores: StepScores, weights: Weights, loss: StepLoss
     ) -> None:
@@ -116,12 +132,14 @@ class TrainingRun:
         self.means.add(loss.diagnostics)
         best = scores.retriever.prior_logp.detach().argmax(dim=1, keepdim=True)
         # sync: a few integers, needed by the collapse guard
-        self.guard.add(candidates.rows.gather(1, best).flatten().tolist())
+        self._tops += candidates.rows.gather(1, best).flatten().tolist()
 
     def step_done(self, norms: Mapping[str, Tensor]) -> None:
         """Count the step and, where due, log a row and let the collapse guard look."""
         progress, settings = self.progress, self.config.train
         progress.step += 1
+        self.guard.add(self._tops)
+        self._tops = []
         self.count_seconds()
         self.means.add({f"grad_norm_{part}": norm for part, norm in norms.items()})
         self.reporter.advance(progress.step)

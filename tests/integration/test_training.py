@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from jsarag.errors import CheckpointError, ConfigError, GuardError, NumericalError, PreemptedError
+from jsarag.errors import (
+    CheckpointError,
+    ConfigError,
+    GuardError,
+    MemoryForecastError,
+    NumericalError,
+    PreemptedError,
+)
 from jsarag.io.checkpoint import load_checkpoint
 from jsarag.io.run_dir import RunDir
 from jsarag.runs import open_run
@@ -155,17 +165,103 @@ def test_other_settings_do_not_enter_a_runs_folder(train_toy: Train) -> None:
         train_toy("run", {"train.max_steps": 1, "objective.k": 3})
 
 
-def test_nothing_to_resume_is_an_error(train_toy: Train) -> None:
+def test_nothing_to_resume_is_an_error_and_leaves_nothing(train_toy: Train, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="--resume"):
         train_toy("run", {}, resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_scores_before_training_stay_those_of_the_same_rows(train_toy: Train) -> None:
+    """A resumed run reads its scores before training back, so their split must not change."""
+    train_toy("run", {"train.max_steps": 1})
+    with pytest.raises(CheckpointError, match=r"eval\.split"):
+        train_toy("run", {"train.max_steps": 2, "eval.split": "train"})
+
+
+class Listener(SilentReporter):
+    """Remembers what the user is told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def event(self, text: str, level: str = "info") -> None:
+        self.said.append((text, level))
+
+    def about(self, words: str) -> list[tuple[str, str]]:
+        return [item for item in self.said if words in item[0]]
+
+
+def test_memory_is_forecast_before_anything_is_embedded(
+    train_toy: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener()
+    monkeypatch.setattr("jsarag.train.forecast.available_memory_bytes", lambda: 300_000)
+    with pytest.raises(MemoryForecastError, match="Use --freeze"):
+        train_toy("run", {}, reporter=listener)
+    [(text, _)] = listener.about("memory forecast: ")
+    assert "24 passages x 32 f32" in text
+    assert text in (tmp_path / "run" / "events.log").read_text(encoding="utf-8")
+    assert not (tmp_path / "run" / "index").exists()
+
+
+def test_a_lost_index_is_said_when_a_run_is_continued(train_toy: Train) -> None:
+    first = train_toy("run", {"train.max_steps": 1, "train.schedule": "constant"})
+    shutil.rmtree(first.run_dir / "index" / "gen-0")
+    listener = Listener()
+    train_toy("run", {"train.max_steps": 2, "train.schedule": "constant"}, reporter=listener)
+    [(text, level)] = listener.about("expected the index this run was using")
+    assert "gen-0" in text
+    assert level == "warning"
+
+
+def test_an_index_built_anew_keeps_its_generation(train_toy: Train) -> None:
+    result = train_toy("run", {**TRAINED_PASSAGES, "train.max_steps": 6})
+    generation = open_run(result.run_dir).parts.prior_index.generation
+    shutil.rmtree(result.run_dir / "index" / f"gen-{generation}")
+    assert open_run(result.run_dir).parts.prior_index.generation == generation == 2
+
+
+def test_with_everything_frozen_there_is_nothing_to_train(train_toy: Train) -> None:
+    with pytest.raises(ConfigError, match="nothing to train"):
+        train_toy("run", {"train.freeze": "prior,posterior,passages"})
+
+
+def test_the_first_training_rows_can_be_taken(train_toy: Train) -> None:
+    listener = Listener()
+    result = train_toy(
+        "run", {"data.max_train_examples": 5, "train.max_steps": 1}, reporter=listener
+    )
+    assert len(open_run(result.run_dir).parts.dataset.splits["train"]) == 5
+    assert listener.about("the first 5 of 72 training rows")
+
+
+def test_the_collapse_window_counts_steps_not_batches(train_toy: Train) -> None:
+    settings = {
+        "guards.collapse_window": 3,
+        "guards.min_distinct_ratio": 1.0,
+        "train.gradient_accumulation_steps": 3,
+        "train.batch_size": 24,
+    }
+    with pytest.raises(GuardError, match=r"step 3: .*the last 3 steps' 216 contexts"):
+        train_toy("run", settings)
+
+
+def test_rows_and_scores_reach_a_tracker(train_toy: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[dict[str, float]] = []
+    fake = ModuleType("trackio")
+    vars(fake).update(init=lambda **_: None, log=logged.append, finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    train_toy("run", {"output.report_to": "trackio", "train.max_steps": 2})
+    assert [row["train/step"] for row in logged if "train/loss" in row] == [1, 2]
+    assert [row["eval/step"] for row in logged if "eval/retrieval/prior/R@1" in row] == [0, 2]
 
 
 def test_a_rebuild_changes_what_is_retrieved(train_toy: Train) -> None:
     result = train_toy("run", {**TRAINED_PASSAGES, "train.max_steps": 6})
     before = open_run(result.run_dir, untrained=True).parts.prior_index
     run = open_run(result.run_dir)
-    # Two rebuilds on schedule, and one at the end so that index and encoder agree.
-    assert run.parts.prior_index.generation == 3
+    # Two rebuilds on schedule, the second one with the last weights: none is due at the end.
+    assert run.parts.prior_index.generation == 2
     assert before.drift(run.parts.prior_index) > 1e-3
     assert evaluate_run(run).to_json()["retrieval"] == result.after["retrieval"]
 

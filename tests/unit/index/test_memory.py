@@ -49,3 +49,25 @@ def test_unknown_dtype() -> None:
 def test_available_memory_is_plausible() -> None:
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
     assert 1 << 20 < available_memory_bytes() <= total
+
+
+@pytest.mark.parametrize(("version", "prefix"), [("v2", ""), ("v1", "total_")])
+def test_a_containers_limit_counts_and_its_file_cache_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, prefix: str
+) -> None:
+    names = {
+        "v2": ("memory.max", "memory.current", "memory.stat"),
+        "v1": (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+        ),
+    }[version]
+    (tmp_path / "memory").mkdir()
+    stat = f"anon 5\n{prefix}inactive_file 2000\n{prefix}active_file 1000\n"
+    for name, text in zip(names, ("10000\n", "9000\n", stat), strict=True):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("jsarag.index.memory._CGROUP", tmp_path)
+    assert available_memory_bytes() == 4000
+    (tmp_path / names[0]).write_text("max\n")
+    assert available_memory_bytes() > 1 << 20

@@ -19,6 +19,7 @@ CONFIG = {"train": {"seed": 1, "betas": (0.9, 0.95), "max_steps": 10}, "data": {
 def test_claim_is_new_once_and_then_resumes(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "runs" / "one")
     assert run.claim(CONFIG) is False
+    run.append_metrics({"step": 0})
     assert RunDir(run.path).claim(CONFIG) is True
     identity = run.identity()
     assert identity["fingerprint"] == config_fingerprint(CONFIG)
@@ -28,6 +29,7 @@ def test_claim_is_new_once_and_then_resumes(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "one")
     run.claim(CONFIG)
+    run.append_metrics({"step": 0})
     other = {**CONFIG, "train": {"seed": 2, "betas": (0.9, 0.95), "max_steps": 10}}
     with pytest.raises(CheckpointError, match=r"train\.seed: 1 there, 2 here") as caught:
         RunDir(run.path).claim(other)
@@ -36,6 +38,21 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="max_steps"):
         RunDir(run.path).claim(longer)
     assert RunDir(run.path).claim(longer, ignore={"train.max_steps"}) is True
+
+
+def test_a_run_that_never_began_makes_way(tmp_path: Path) -> None:
+    """A typing error in --data-dir must not bind the folder to the settings it was made with."""
+    run = RunDir(tmp_path / "one")
+    run.claim(CONFIG)
+    run.write_config("train: {}")
+    run.write_env()
+    run.log_event("started")
+    other = {**CONFIG, "train": {**CONFIG["train"], "seed": 2}}
+    assert RunDir(run.path).claim(other) is False
+    assert run.identity()["config"]["train"]["seed"] == 2
+    (run.path / "index").mkdir()
+    with pytest.raises(CheckpointError, match=r"train\.seed: 2 there, 1 here"):
+        RunDir(run.path).claim(CONFIG)
 
 
 def test_foreign_folders_are_refused_and_untouched(tmp_path: Path) -> None:
