@@ -104,14 +104,31 @@ def rebuild_run(run: Path, *, output: Path | None, device: str | None, reporter:
     """Embed a run's knowledge base with its last checkpoint's passage encoder; returns the folder.
 
     Without ``output`` the run's own folder of the current generation is replaced.
+
+    Raises:
+        ConfigError: that would change what the run is continued with.
     """
     from jsarag.assemble import make_index
+    from jsarag.errors import ConfigError
+    from jsarag.index.manifest import Manifest
     from jsarag.runs import index_folder, open_run
 
     reporter.stage("open run", None)
     opened = open_run(run, device=device)
     parts = opened.parts
     generation = parts.prior_index.generation
+    folder = output or index_folder(opened.run_dir, "passages", generation)
+    encoder = parts.retrievers.passages
+    if (
+        output is None
+        and folder.is_dir()
+        and Manifest.read(folder).encoder.get("weights_digest") != encoder.weights_digest()
+    ):
+        raise ConfigError(
+            f"{folder}: made by an earlier state of the passage encoder, as between two rebuilds; "
+            "the run needs exactly this index to be continued. Give --output FOLDER, or finish the "
+            "run (it rebuilds its index at the end)"
+        )
     reporter.stage("embed passages", len(parts.dataset.kb))
     index = make_index(
         opened.config,
@@ -120,7 +137,6 @@ def rebuild_run(run: Path, *, output: Path | None, device: str | None, reporter:
         generation=generation,
         progress=lambda done, _: reporter.advance(done),
     )
-    folder = output or index_folder(opened.run_dir, "passages", generation)
     index.save(folder, parts.dataset.kb, {"run": opened.run_dir.path.name})
     return folder
 

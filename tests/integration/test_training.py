@@ -28,6 +28,7 @@ from jsarag.runs import open_run
 from jsarag.train.evaluation import evaluate_run
 from jsarag.train.reporting import SilentReporter
 from jsarag.train.run import TrainResult
+from jsarag_cli.indexing import rebuild_run
 
 Train = Callable[..., TrainResult]
 JSA = ("mis", "mis-cached", "mis-recycled", "snis", "exact")
@@ -196,7 +197,7 @@ def test_memory_is_forecast_before_anything_is_embedded(
 ) -> None:
     listener = Listener()
     monkeypatch.setattr("jsarag.train.forecast.available_memory_bytes", lambda: 300_000)
-    with pytest.raises(MemoryForecastError, match="Use --freeze"):
+    with pytest.raises(MemoryForecastError, match="Use --freeze prior"):
         train_toy("run", {}, reporter=listener)
     [(text, _)] = listener.about("memory forecast: ")
     assert "24 passages x 32 f32" in text
@@ -336,3 +337,18 @@ def test_a_run_leaves_what_it_promises(train_toy: Train) -> None:
 def test_contradicting_settings_are_refused_before_any_work(train_toy: Train) -> None:
     with pytest.raises(ConfigError, match="rebuild_every"):
         train_toy("run", {"index.rebuild_every": "0-:3"})
+
+
+def test_an_index_that_a_run_is_continued_with_is_not_replaced(
+    train_toy: Train, tmp_path: Path
+) -> None:
+    with pytest.raises(PreemptedError):
+        train_toy("run", TRAINED_PASSAGES, reporter=StopAfter("train", 4, signal.SIGTERM))
+    options: dict[str, Any] = {"device": None, "reporter": SilentReporter()}
+    manifest = tmp_path / "run" / "index" / "gen-1" / "manifest.json"
+    before = manifest.read_bytes()
+    with pytest.raises(ConfigError, match="--output"):
+        rebuild_run(tmp_path / "run", output=None, **options)
+    assert manifest.read_bytes() == before
+    folder = rebuild_run(tmp_path / "run", output=tmp_path / "elsewhere", **options)
+    assert (folder / "manifest.json").is_file()

@@ -10,7 +10,7 @@ import pytest
 
 from jsarag_cli.main import run as run_cli
 
-THINGS = [f"thing{letter}" for letter in "abcdefgh"]
+THINGS = [f"thinga{letter}" for letter in "abcdefgh"]
 
 
 def episode(number: int) -> dict[str, Any]:
