@@ -163,7 +163,8 @@ void score_slices(const ScoreArguments& a, const uint32_t* panel, int64_t row) {
   using M = Multiply<A>;
   constexpr bool kFloat = A != Arithmetic::i16_pairs;
   const int64_t next_slice = a.words * kSlice;
-  const int64_t step = kFloat ? kChunkWords : a.words;
+  // At least one: rows without numbers have one empty sum.
+  const int64_t step = kFloat ? kChunkWords : (a.words > 0 ? a.words : 1);
   float* out = a.scores + row;
   for (int64_t start = 0; start < a.words || start == 0; start += step) {
     const int64_t stop = start + step < a.words ? start + step : a.words;
