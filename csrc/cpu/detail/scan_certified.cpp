@@ -194,7 +194,7 @@ void rescore(const ScanParams& p, const ScanKernels& kernels, int64_t query,
   const int64_t total = static_cast<int64_t>(candidates.size());
   for (int64_t start = 0; start < total; start += scorer.panel_rows()) {
     const int64_t count = std::min(scorer.panel_rows(), total - start);
-    for (int64_t i = 0; i < count; ++i)
+    for (int64_t i = 0; row_bytes > 0 && i < count; ++i)
       std::memcpy(rows.data() + i * exact.width,
                   static_cast<const char*>(exact.data) + candidates[start + i].id * exact.row_bytes,
                   row_bytes);
