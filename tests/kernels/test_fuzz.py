@@ -125,7 +125,8 @@ class Search(NamedTuple):
 
 def make_search(fuzz: Fuzz, spoiled: bool = True) -> Search:
     kind = fuzz.random.choice((torch.float32, torch.bfloat16, torch.float16, torch.int8))
-    batch, count = fuzz.size(70), fuzz.size(1300)
+    batch = fuzz.size(70)
+    count = fuzz.random.randint(480, 1600) if fuzz.chance(0.4) else fuzz.size(1300)
     width = fuzz.size(110)
     queries = fuzz.normal(batch, width) * fuzz.random.choice((0.1, 1.0, 5.0))
     rows = fuzz.normal(count, width)
