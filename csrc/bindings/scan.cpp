@@ -112,6 +112,93 @@ void bind_scan(py::module_& m) {
                                     pointer<const float>(grad), pointer<float>(gradient)});
       },
       py::arg("inputs"), py::kw_only(), py::arg("lse"), py::arg("grad"), py::arg("gradient"));
+
+#if JSARAG_WITH_CUDA
+  for (const char* op : {"draw", "log_partition"}) announce(m, "CUDA_OPS", op);
+
+  m.def(
+      "row_errors_cuda",
+      [](const PassagesView& rounded, const PassagesView& exact, uintptr_t row_error,
+         uintptr_t row_norm, const CudaCall& call) {
+        py::gil_scoped_release release;
+        row_errors_cuda({rounded, exact, 1, pointer<float>(row_error), pointer<float>(row_norm)},
+                        call);
+      },
+      py::kw_only(), py::arg("rounded"), py::arg("exact"), py::arg("row_error"),
+      py::arg("row_norm"), py::arg("call"));
+
+  const auto draw = [](const ScanInputs& in, uintptr_t tile_lse, uintptr_t uniforms, int64_t draws,
+                       uintptr_t ids, uintptr_t logp) {
+    return DrawParams{in.queries,
+                      in.passages,
+                      in.exclude,
+                      in.inv_temperature,
+                      in.threads,
+                      pointer<const float>(tile_lse),
+                      pointer<const double>(uniforms),
+                      draws,
+                      pointer<int64_t>(ids),
+                      pointer<float>(logp)};
+  };
+  m.def(
+      "draw_cuda_scratch",
+      [draw](const ScanInputs& in, int64_t draws) {
+        return draw_cuda_scratch(draw(in, 0, 0, draws, 0, 0));
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("draws"));
+  m.def(
+      "draw_cuda",
+      [draw](const ScanInputs& in, uintptr_t tile_lse, uintptr_t uniforms, int64_t draws,
+             uintptr_t ids, uintptr_t logp, const CudaCall& call) {
+        py::gil_scoped_release release;
+        draw_cuda(draw(in, tile_lse, uniforms, draws, ids, logp), call);
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("tile_lse"), py::arg("uniforms"), py::arg("draws"),
+      py::arg("ids"), py::arg("logp"), py::arg("call"));
+
+  const auto forward = [](const ScanInputs& in, uintptr_t lse) {
+    return LogPartitionParams{in.queries,         in.passages, in.exclude,
+                              in.inv_temperature, in.threads,  pointer<float>(lse)};
+  };
+  m.def(
+      "log_partition_cuda_scratch",
+      [forward](const ScanInputs& in) { return log_partition_cuda_scratch(forward(in, 0)); },
+      py::arg("inputs"));
+  m.def(
+      "log_partition_cuda",
+      [forward](const ScanInputs& in, uintptr_t lse, const CudaCall& call) {
+        py::gil_scoped_release release;
+        log_partition_cuda(forward(in, lse), call);
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("lse"), py::arg("call"));
+
+  const auto backward = [](const ScanInputs& in, uintptr_t lse, uintptr_t grad,
+                           uintptr_t gradient) {
+    return LogPartitionBackwardParams{in.queries,
+                                      in.passages,
+                                      in.exclude,
+                                      in.inv_temperature,
+                                      in.threads,
+                                      pointer<const float>(lse),
+                                      pointer<const float>(grad),
+                                      pointer<float>(gradient)};
+  };
+  m.def(
+      "log_partition_backward_cuda_scratch",
+      [backward](const ScanInputs& in) {
+        return log_partition_backward_cuda_scratch(backward(in, 0, 0, 0));
+      },
+      py::arg("inputs"));
+  m.def(
+      "log_partition_backward_cuda",
+      [backward](const ScanInputs& in, uintptr_t lse, uintptr_t grad, uintptr_t gradient,
+                 const CudaCall& call) {
+        py::gil_scoped_release release;
+        log_partition_backward_cuda(backward(in, lse, grad, gradient), call);
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("lse"), py::arg("grad"), py::arg("gradient"),
+      py::arg("call"));
+#endif
 }
 
 }  // namespace jsarag::bindings

@@ -237,6 +237,18 @@ def scan_cpu(
     return ids, scores, lse
 
 
+def _cuda_call(device: torch.device, scratch_bytes: int) -> tuple[Any, Tensor]:
+    """(device, stream and scratch for one CUDA call, the scratch to keep alive)."""
+    scratch = torch.empty(scratch_bytes, dtype=torch.uint8, device=device)
+    record = module().CudaCall(
+        device=device.index or 0,
+        stream=torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0,
+        scratch=scratch.data_ptr(),
+        scratch_bytes=scratch_bytes,
+    )
+    return record, scratch
+
+
 def row_errors_cpu(
     passages: Tensor, scales: Tensor | None, exact: Tensor, threads: int
 ) -> tuple[Tensor, Tensor]:
@@ -251,6 +263,25 @@ def row_errors_cpu(
         threads=max(threads, 1),
         row_error=row_error.data_ptr(),
         row_norm=row_norm.data_ptr(),
+    )
+    return row_error, row_norm
+
+
+def row_errors_cuda(
+    passages: Tensor, scales: Tensor | None, exact: Tensor
+) -> tuple[Tensor, Tensor]:
+    """|e - e'| and |e'| of each row, rounded up: f32 [N] each; +inf where not finite."""
+    passages, view, scales = passages_view(passages, scales)
+    exact, exact_view, _ = passages_view(exact, None)
+    row_error = torch.empty(passages.shape[0], dtype=torch.float32, device=passages.device)
+    row_norm = torch.empty_like(row_error)
+    call, _scratch = _cuda_call(passages.device, 0)
+    module().row_errors_cuda(
+        rounded=view,
+        exact=exact_view,
+        row_error=row_error.data_ptr(),
+        row_norm=row_norm.data_ptr(),
+        call=call,
     )
     return row_error, row_norm
 
@@ -272,6 +303,27 @@ def draw_cpu(inputs: ScanInputs, tile_lse: Tensor, uniforms: Tensor) -> tuple[Te
     return ids, logp
 
 
+def draw_cuda(inputs: ScanInputs, tile_lse: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """``draw``: ids i64 [B, M], logp f32 [B, M]."""
+    tile_lse = tile_lse.to(torch.float32).contiguous()
+    uniforms = uniforms.to(torch.float64).contiguous()
+    ids = torch.empty(uniforms.shape, dtype=torch.int64, device=uniforms.device)
+    logp = torch.empty(uniforms.shape, dtype=torch.float32, device=uniforms.device)
+    draws = uniforms.shape[1]
+    scratch_bytes = module().draw_cuda_scratch(inputs.record, draws=draws)
+    call, _scratch = _cuda_call(uniforms.device, scratch_bytes)
+    module().draw_cuda(
+        inputs.record,
+        tile_lse=tile_lse.data_ptr(),
+        uniforms=uniforms.data_ptr(),
+        draws=draws,
+        ids=ids.data_ptr(),
+        logp=logp.data_ptr(),
+        call=call,
+    )
+    return ids, logp
+
+
 def log_partition_cpu(inputs: ScanInputs) -> Tensor:
     """``log_partition``: f32 [B]."""
     lse = torch.empty(inputs.queries.shape[0], dtype=torch.float32)
@@ -286,5 +338,31 @@ def log_partition_backward_cpu(inputs: ScanInputs, lse: Tensor, grad: Tensor) ->
     gradient = torch.empty(inputs.queries.shape, dtype=torch.float32)
     module().log_partition_backward_cpu(
         inputs.record, lse=lse.data_ptr(), grad=grad.data_ptr(), gradient=gradient.data_ptr()
+    )
+    return gradient
+
+
+def log_partition_cuda(inputs: ScanInputs) -> Tensor:
+    """``log_partition``: f32 [B]."""
+    device = inputs.queries.device
+    lse = torch.empty(inputs.queries.shape[0], dtype=torch.float32, device=device)
+    call, _scratch = _cuda_call(device, module().log_partition_cuda_scratch(inputs.record))
+    module().log_partition_cuda(inputs.record, lse=lse.data_ptr(), call=call)
+    return lse
+
+
+def log_partition_backward_cuda(inputs: ScanInputs, lse: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of ``log_partition`` in the queries: f32 [B, D]."""
+    lse = lse.to(torch.float32).contiguous()
+    grad = grad.to(torch.float32).contiguous()
+    gradient = torch.empty_like(inputs.queries)
+    scratch_bytes = module().log_partition_backward_cuda_scratch(inputs.record)
+    call, _scratch = _cuda_call(gradient.device, scratch_bytes)
+    module().log_partition_backward_cuda(
+        inputs.record,
+        lse=lse.data_ptr(),
+        grad=grad.data_ptr(),
+        gradient=gradient.data_ptr(),
+        call=call,
     )
     return gradient

@@ -81,9 +81,11 @@ def _run(
     exclude: Tensor | None,
     threads: int,
 ) -> tuple[Tensor, Tensor]:
-    if choose_scan("draw", queries, passages).backend == "cpu":
+    backend = choose_scan("draw", queries, passages).backend
+    if backend != "reference":
         inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        return native.draw_cpu(inputs, tile_lse, uniforms)
+        run = native.draw_cuda if backend == "cuda" else native.draw_cpu
+        return run(inputs, tile_lse, uniforms)
     result = reference_draw(queries, passages, inv_temperature, tile_lse, uniforms, scales, exclude)
     return result.ids, result.logp
 

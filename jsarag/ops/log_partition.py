@@ -68,10 +68,11 @@ def _forward(
     exclude: Tensor | None,
     threads: int,
 ) -> Tensor:
-    if choose_scan("log_partition", queries, passages).backend == "cpu":
-        return native.log_partition_cpu(
-            native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        )
+    backend = choose_scan("log_partition", queries, passages).backend
+    if backend != "reference":
+        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
+        run = native.log_partition_cuda if backend == "cuda" else native.log_partition_cpu
+        return run(inputs)
     return reference_forward(queries, passages, inv_temperature, scales, exclude)
 
 
@@ -96,9 +97,15 @@ def _backward(
     exclude: Tensor | None,
     threads: int,
 ) -> Tensor:
-    if choose_scan("log_partition", queries, passages).backend == "cpu":
+    backend = choose_scan("log_partition", queries, passages).backend
+    if backend != "reference":
         inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        return native.log_partition_backward_cpu(inputs, lse, grad).to(queries.dtype)
+        run = (
+            native.log_partition_backward_cuda
+            if backend == "cuda"
+            else native.log_partition_backward_cpu
+        )
+        return run(inputs, lse, grad).to(queries.dtype)
     return reference_backward(grad, lse, queries, passages, inv_temperature, scales, exclude)
 
 

@@ -74,8 +74,11 @@ def row_errors(passages: Tensor, exact_passages: Tensor, scales: Tensor | None =
         exact_passages: f32 [N, D], what they were rounded from.
         scales: f32 [N].
     """
-    if native.MISSING or passages.device.type != "cpu":
+    device = passages.device.type
+    if device not in ("cpu", "cuda") or "scan" not in native.native_ops(device):
         return _reference_row_errors(passages, exact_passages, scales)
+    if device == "cuda":
+        return RowErrors(*native.row_errors_cuda(passages, scales, exact_passages))
     threads = torch.get_num_threads()
     return RowErrors(*native.row_errors_cpu(passages, scales, exact_passages, threads))
 

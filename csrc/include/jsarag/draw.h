@@ -1,6 +1,7 @@
 // Exact categorical draws from the softmax over all passages, from a scan's tile masses.
 #pragma once
 
+#include "jsarag/cuda_call.h"
 #include "jsarag/scan.h"
 
 namespace jsarag {
@@ -19,5 +20,7 @@ struct DrawParams {
 };
 
 void draw_cpu(const DrawParams& params);
+size_t draw_cuda_scratch(const DrawParams& params);
+void draw_cuda(const DrawParams& params, const CudaCall& call);
 
 }  // namespace jsarag

@@ -1,6 +1,7 @@
 // log sum over all passages of exp(score * inv_temperature), and its gradient in the queries.
 #pragma once
 
+#include "jsarag/cuda_call.h"
 #include "jsarag/scan.h"
 
 namespace jsarag {
@@ -15,6 +16,8 @@ struct LogPartitionParams {
 };
 
 void log_partition_cpu(const LogPartitionParams& params);
+size_t log_partition_cuda_scratch(const LogPartitionParams& params);
+void log_partition_cuda(const LogPartitionParams& params, const CudaCall& call);
 
 struct LogPartitionBackwardParams {
   QueriesView queries;
@@ -28,5 +31,7 @@ struct LogPartitionBackwardParams {
 };
 
 void log_partition_backward_cpu(const LogPartitionBackwardParams& params);
+size_t log_partition_backward_cuda_scratch(const LogPartitionBackwardParams& params);
+void log_partition_backward_cuda(const LogPartitionBackwardParams& params, const CudaCall& call);
 
 }  // namespace jsarag

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "jsarag/cuda_call.h"
+
 namespace jsarag {
 
 // Passages per tile of tile_lse: one constant for all backends. jsarag/ops/tile.py repeats it and
@@ -60,6 +62,8 @@ struct ScanParams {
 };
 
 void scan_cpu(const ScanParams& params);
+size_t scan_cuda_scratch(const ScanParams& params);
+void scan_cuda(const ScanParams& params, const CudaCall& call);
 
 struct RowErrorParams {
   PassagesView rounded;
@@ -70,5 +74,6 @@ struct RowErrorParams {
 };
 
 void row_errors_cpu(const RowErrorParams& params);
+void row_errors_cuda(const RowErrorParams& params, const CudaCall& call);
 
 }  // namespace jsarag
