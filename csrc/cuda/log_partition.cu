@@ -115,7 +115,9 @@ void launch_sum(Kernel kernel, size_t shared_bytes, const GradientWork& work, co
 template <ScalarType kType, int kBlocks>
 void sum_with_mma(const GradientWork& work, const CudaCall& call) {
   using Shape = MmaGradient<kType, kBlocks>;
-  const int stages = Shape::bytes(2) <= shared_memory_limit(call.device) ? 2 : 1;
+  const size_t limit = shared_memory_limit(call.device);
+  int stages = kMostStages;
+  while (stages > 1 && Shape::bytes(stages) > limit) --stages;
   launch_sum(gradient_mma_kernel<kType, kBlocks>, Shape::bytes(stages), work, call, stages);
 }
 

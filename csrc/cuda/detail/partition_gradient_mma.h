@@ -13,6 +13,7 @@
 namespace jsarag::cuda {
 
 constexpr int64_t kMmaQueries = 32;
+constexpr int kMostStages = 4;
 // Columns of a block, by type: the widest whose kernel keeps to its registers and to the shared
 // memory of small devices.
 constexpr int64_t kMmaWidths[] = {256, 384, 512, 768, 1024};
@@ -133,6 +134,20 @@ __device__ inline void fetch_rows(const GradientWork& work, uint32_t first, uint
   }
 }
 
+// Waits for the oldest of `stages` groups of copies.
+__device__ inline void wait_for_stage(int stages) {
+  switch (stages) {
+    case 1:
+      return cp_async_wait<0>();
+    case 2:
+      return cp_async_wait<1>();
+    case 3:
+      return cp_async_wait<2>();
+    default:
+      return cp_async_wait<kMostStages - 1>();
+  }
+}
+
 // int8 rows as bf16.
 template <int kBlocks>
 __device__ inline void widen_rows(const char* from, uint16_t* to) {
@@ -210,7 +225,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
     cp_async_commit();
   };
 
-  fetch(0);
+  for (int ahead = 0; ahead < stages - 1; ++ahead) fetch(ahead);
   float scores[Shape::kChains][4];
   for (int step = 0; step < steps; ++step) {
     const uint32_t first = first_of(step);
@@ -218,12 +233,8 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         Shape::kWiden ? widened : reinterpret_cast<const uint16_t*>(stage_of(step));
     const bool fresh = step % slabs == 0, whole = (step + 1) % slabs == 0;
     if (fresh && first % kTile == 0 && thread == 0) shared.any = 0;
-    if (stages > 1) {
-      fetch(step + 1);
-      cp_async_wait<1>();
-    } else {
-      cp_async_wait<0>();
-    }
+    fetch(step + stages - 1);
+    wait_for_stage(stages);
     __syncthreads();
     if (fresh && first % kTile == 0 && mark_excluded(work, part.query, live, first, kTile, nullptr))
       atomicExch(&shared.any, 1);
@@ -338,7 +349,6 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
       }
     }
     __syncthreads();
-    if (stages == 1) fetch(step + 1);
   }
 }
 
