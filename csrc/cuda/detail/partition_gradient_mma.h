@@ -134,18 +134,14 @@ __device__ inline void fetch_rows(const GradientWork& work, uint32_t first, uint
   }
 }
 
-// Waits for the oldest of `stages` groups of copies.
+// Waits for a step's rows where those of the next stages - 2 steps are under way too.
 __device__ inline void wait_for_stage(int stages) {
-  switch (stages) {
-    case 1:
-      return cp_async_wait<0>();
-    case 2:
-      return cp_async_wait<1>();
-    case 3:
-      return cp_async_wait<2>();
-    default:
-      return cp_async_wait<kMostStages - 1>();
-  }
+  if (stages == kMostStages)
+    cp_async_wait<kMostStages - 2>();
+  else if (stages == 3)
+    cp_async_wait<1>();
+  else
+    cp_async_wait<0>();
 }
 
 // int8 rows as bf16.
@@ -233,9 +229,14 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         Shape::kWiden ? widened : reinterpret_cast<const uint16_t*>(stage_of(step));
     const bool fresh = step % slabs == 0, whole = (step + 1) % slabs == 0;
     if (fresh && first % kTile == 0 && thread == 0) shared.any = 0;
-    fetch(step + stages - 1);
+    if (stages == 1) {
+      __syncthreads();
+      fetch(step);
+    }
     wait_for_stage(stages);
+    // All have left the step before: its stage, too, may be filled again.
     __syncthreads();
+    if (stages > 1) fetch(step + stages - 1);
     if (fresh && first % kTile == 0 && mark_excluded(work, part.query, live, first, kTile, nullptr))
       atomicExch(&shared.any, 1);
     if constexpr (Shape::kWiden) {
@@ -348,7 +349,6 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         flushed = true;
       }
     }
-    __syncthreads();
   }
 }
 

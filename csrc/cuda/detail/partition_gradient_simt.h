@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(kGradientThreads, kColumns <= 3 ? 2 : 1)
   const auto end = static_cast<uint32_t>(part.end);
   for (auto tile0 = static_cast<uint32_t>(part.first); tile0 < end; tile0 += kTile) {
     if (thread == 0) shared.any = 0;
+    // For the sums that pass through the rows' place, too.
     __syncthreads();
     if (mark_excluded(work, part.query, live, tile0, kTile, nullptr)) atomicExch(&shared.any, 1);
     const uint32_t tile_end = tile0 + kTile < end ? tile0 + kTile : end;
@@ -176,7 +177,6 @@ __global__ void __launch_bounds__(kGradientThreads, kColumns <= 3 ? 2 : 1)
           to[column0 + c] = (flushed ? to[column0 + c] : 0.0) +
                             static_cast<double>(shared.rows[q * Shape::kStride + c]);
       }
-      __syncthreads();
       flushed = true;
     }
   }
