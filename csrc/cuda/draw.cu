@@ -231,6 +231,7 @@ void draw_cuda(const DrawParams& p, const CudaCall& call) {
   const DeviceGuard guard(call.device);
   Scratch scratch(call.scratch);
   place(work, scratch);
+  scratch.require(call.scratch_bytes, "draw");
   launch("draw: tiles", draw_tiles_kernel,
          LaunchShape{static_cast<unsigned>(work.queries), kThreads, 0}, call.stream, work);
   if (work.groups == 0) return;

@@ -200,10 +200,10 @@ void log_partition_cuda(const LogPartitionParams& p, const CudaCall& call) {
   const int64_t tiles = ceil_div(p.passages.count, kTile);
   if (tiles > 0) {
     const ScanParams scan = mass_scan(p, tile_lse);
-    const size_t bytes = scan_cuda_scratch(scan);
     CudaCall inner = call;
-    inner.scratch = scratch.take<char>(static_cast<int64_t>(bytes));
-    inner.scratch_bytes = bytes;
+    inner.scratch_bytes = scan_cuda_scratch(scan);
+    inner.scratch = scratch.take<char>(static_cast<int64_t>(inner.scratch_bytes));
+    scratch.require(call.scratch_bytes, "log_partition");
     scan_cuda(scan, inner);
   }
   launch("log_partition: sum tiles", sum_tiles_kernel,
@@ -226,6 +226,7 @@ void log_partition_backward_cuda(const LogPartitionBackwardParams& p, const Cuda
   GradientWork work = gradient_work(p);
   Scratch scratch(call.scratch);
   place(work, p.passages.type, scratch);
+  scratch.require(call.scratch_bytes, "log_partition_backward");
   if (work.splits > 0) {
     switch (p.passages.type) {
       case ScalarType::f32:

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 namespace jsarag::cuda {
 
@@ -20,6 +22,13 @@ class Scratch {
   }
 
   size_t used() const { return used_; }
+
+  // Throws where the caller brought less than was taken.
+  void require(size_t available, const char* op) const {
+    if (used_ > available)
+      throw std::runtime_error(std::string(op) + ": expected " + std::to_string(used_) +
+                               " bytes of scratch, found " + std::to_string(available));
+  }
 
  private:
   static constexpr size_t kAlign = 256;
