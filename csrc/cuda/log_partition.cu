@@ -95,7 +95,7 @@ GradientWork gradient_work(const LogPartitionBackwardParams& p) {
 // Gives queries and partial sums their places.
 void place(GradientWork& work, ScalarType type, Scratch& scratch) {
   const int64_t numbers = work.groups * work.group_queries * work.slabs * work.slab_width;
-  const int64_t parts = type == ScalarType::bf16 ? 1 : 2;
+  const int64_t parts = query_parts(type);
   if (on_tensor_cores(type))
     work.queries = scratch.take<QueryFragment>(parts * numbers / kFragmentNumbers);
   else
@@ -125,8 +125,7 @@ template <ScalarType kType>
 void sum_with_mma(const GradientWork& work, const float* queries, const CudaCall& call) {
   const int64_t fragments =
       work.groups * work.group_queries * work.slabs * work.slab_width / kFragmentNumbers;
-  launch("log_partition_backward: pack queries",
-         pack_queries_kernel<MmaGradient<kType, 4>::kQueryParts>,
+  launch("log_partition_backward: pack queries", pack_queries_kernel<kType>,
          LaunchShape{blocks_for(fragments), kGradientThreads, 0}, call.stream, work, queries,
          static_cast<QueryFragment*>(work.queries));
   // Kernels of widths that the type never gets are not compiled.

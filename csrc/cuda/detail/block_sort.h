@@ -10,11 +10,12 @@ namespace jsarag::cuda {
 // Ascending. Every thread of the block takes part; keys are visible to all of them before, and
 // sorted for all of them after. In the form whose merges begin by folding, every comparison puts
 // the smaller key first, so keys beyond the end count as the largest and need not exist.
-__device__ inline void block_sort(uint64_t* keys, int64_t count) {
+template <class Key>
+__device__ inline void block_sort(Key* keys, int64_t count) {
   const int64_t thread = threadIdx.x, threads = blockDim.x;
   const auto order = [&](int64_t low, int64_t high) {
     if (high < count && keys[high] < keys[low]) {
-      const uint64_t key = keys[low];
+      const Key key = keys[low];
       keys[low] = keys[high];
       keys[high] = key;
     }

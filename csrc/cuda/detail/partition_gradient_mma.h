@@ -1,9 +1,9 @@
 // log_partition's gradient on tensor cores, for bf16, f16 and int8 passages.
 //
 // All products are of bf16 numbers. What bf16 cannot hold comes as two of them, high + low: a
-// weight and a query of f16 or int8 rows within 2^-17 of itself, an f16 number exactly (an int8
-// number is one bf16 number already). Of the products of two such pairs low times low is left out.
-// Queries of bf16 rows are rounded to bf16, as in the scan.
+// weight and a query of int8 rows within 2^-17 of itself, an f16 number exactly (an int8 number is
+// one bf16 number already). Of the products of two such pairs low times low is left out. Queries of
+// bf16 and f16 rows are rounded to their precision, as in the scan.
 #pragma once
 
 #include "cuda/detail/element.h"
@@ -21,6 +21,9 @@ constexpr int64_t mma_widths(ScalarType type) {
   return type == ScalarType::bf16 ? 5 : type == ScalarType::i8 ? 4 : 3;
 }
 
+// bf16 numbers that stand for one number of a query.
+constexpr int query_parts(ScalarType type) { return type == ScalarType::bf16 ? 1 : 2; }
+
 // Shape of a block: each warp owns kBlocks 8-column blocks of the sums of all 32 queries.
 template <ScalarType kType, int kBlocks>
 struct MmaGradient {
@@ -33,8 +36,7 @@ struct MmaGradient {
   static constexpr int kWeightStride = kRows + 8;
   static constexpr int kPairs = kQueries * kRows;
   static constexpr int kSteps = kWidth / 16;
-  // bf16 numbers that stand for one number of a query.
-  static constexpr int kQueryParts = kType == ScalarType::bf16 ? 1 : 2;
+  static constexpr int kQueryParts = query_parts(kType);
   // int8 rows arrive as they are and are widened to bf16 in a place of their own.
   static constexpr bool kWiden = kType == ScalarType::i8;
   // Independent chains of products of a score, so that one need not wait for another.
@@ -83,9 +85,10 @@ struct alignas(16) QueryFragment {
 
 // Packs queries as fragments, [groups][slabs * steps][2 halves][32 lanes][parts], zeros where
 // nothing is.
-template <int kParts>
+template <ScalarType kType>
 __global__ void __launch_bounds__(kGradientThreads)
     pack_queries_kernel(GradientWork work, const float* queries, QueryFragment* packed) {
+  constexpr int kParts = query_parts(kType);
   const int64_t steps = work.slabs * work.slab_width / 16;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kGradientThreads + threadIdx.x;
   if (at >= work.groups * steps * 64) return;
@@ -97,7 +100,9 @@ __global__ void __launch_bounds__(kGradientThreads)
     const int64_t query = group * kMmaQueries + 16 * half + lane / 4 + part % 2 * 8;
     const int64_t column = 16 * step + lane % 4 * 2 + part / 2 * 8;
     const auto number = [&](int64_t d) {
-      return query < work.batch && d < work.width ? queries[query * work.width + d] : 0.0f;
+      return query < work.batch && d < work.width
+                 ? round_query<kType>(queries[query * work.width + d])
+                 : 0.0f;
     };
     const SplitPair split = split_pair(number(column), number(column + 1));
     high.pair[part] = split.high;

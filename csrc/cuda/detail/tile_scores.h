@@ -68,7 +68,7 @@ struct TileScorer {
   }
 
  private:
-  // A query's numbers, rounded as in the scan; zeros beyond the end.
+  // A query's numbers; zeros beyond the end.
   __device__ Four query_numbers(const float* query, int column, int left) const {
     Four four{0.0f, 0.0f, 0.0f, 0.0f};
     if (queries_aligned && left >= 4) {
@@ -79,11 +79,9 @@ struct TileScorer {
       if (left > 2) four.z = query[column + 2];
       if (left > 3) four.w = query[column + 3];
     }
-    if (kType == ScalarType::bf16)
-      return {rounded(four.x), rounded(four.y), rounded(four.z), rounded(four.w)};
-    return four;
+    return {round_query<kType>(four.x), round_query<kType>(four.y), round_query<kType>(four.z),
+            round_query<kType>(four.w)};
   }
-  static __device__ float rounded(float x) { return bf16_value(bf16_bits(x)); }
 
   __device__ Piece load(int64_t row, int column, int left) const {
     const auto* from = reinterpret_cast<const Storage*>(static_cast<const char*>(passages.data) +
