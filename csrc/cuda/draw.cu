@@ -24,6 +24,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = kMassThreads;
+static_assert(kThreads == 32 * kTileWarps);
 // Chunks of the cumulative mass: of a query's tiles, and of a tile's passages.
 constexpr int kTileChunks = kThreads;
 constexpr int kRowChunks = 32;
@@ -69,8 +70,16 @@ Work work_of(const DrawParams& p) {
   return work;
 }
 
-// Gives the first launch's results their places; with a null scratch it only measures.
-void place(Work& work, Scratch& scratch) {
+// Gives the packed queries and the first launch's results their places; over a null pointer it only
+// measures.
+void place(const DrawParams& p, Work& work, PackedGroups& packed, Scratch& scratch) {
+  const ScalarType type = p.passages.type;
+  packed = {};
+  packed.size = packed_together(type);
+  packed.group_bytes = packed.size * packed_query_bytes(type, p.queries.width);
+  const int64_t groups = (p.queries.count + packed.size - 1) / packed.size;
+  packed.data = scratch.take<char>(groups * packed.group_bytes);
+  packed.factors = scratch.take<float>(groups * packed.size);
   work.picked.rest = scratch.take<double>(work.queries * work.draws);
   work.picked.order = scratch.take<uint64_t>(work.queries * work.draws);
   work.picked.log_total = scratch.take<double>(work.queries);
@@ -167,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 2) draw_passages_kernel(Work work, S
   const int64_t left = work.passages - first;
   const int rows = static_cast<int>(left < kTile ? left : kTile);
 
-  scorer(query, first, rows, scores);
+  scorer(query, first, rows, dynamic_shared<char>(), scores);
   __syncthreads();
   for (int64_t e = thread; e < work.per_query; e += kThreads) {
     const int64_t row = work.exclude[query * work.per_query + e] - first;
@@ -217,8 +226,9 @@ __global__ void __launch_bounds__(kThreads, 2) draw_passages_kernel(Work work, S
 size_t draw_cuda_scratch(const DrawParams& p) {
   using namespace cuda;
   Work work = work_of(p);
+  PackedGroups packed;
   Scratch scratch(nullptr);
-  place(work, scratch);
+  place(p, work, packed, scratch);
   return scratch.used();
 }
 
@@ -229,16 +239,27 @@ void draw_cuda(const DrawParams& p, const CudaCall& call) {
   if (work.draws > kMaxBlocks || work.groups * work.queries > kMaxBlocks)
     throw std::runtime_error("draw: more draws than one call can take; split the batch");
   const DeviceGuard guard(call.device);
+  PackedGroups packed;
   Scratch scratch(call.scratch);
-  place(work, scratch);
+  place(p, work, packed, scratch);
   scratch.require(call.scratch_bytes, "draw");
   launch("draw: tiles", draw_tiles_kernel,
          LaunchShape{static_cast<unsigned>(work.queries), kThreads, 0}, call.stream, work);
   if (work.groups == 0) return;
-  with_tile_scorer(p.queries, p.passages, [&](auto scorer) {
-    launch("draw: passages", draw_passages_kernel<decltype(scorer)>,
-           LaunchShape{static_cast<unsigned>(work.queries * work.groups), kThreads, 0}, call.stream,
-           work, scorer);
+  with_scalar_type(p.passages.type, [&](auto type) {
+    constexpr ScalarType kType = decltype(type)::value;
+    using Scorer = TileScorer<kType>;
+    const int64_t packs = (work.queries + packed.size - 1) / packed.size * packed.size;
+    launch("draw: pack queries", pack_scan_queries_kernel<kType>,
+           LaunchShape{static_cast<unsigned>(packs), kPackThreads, 0}, call.stream, p.queries,
+           packed);
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(p.passages.data) % 16 == 0 && p.passages.row_bytes % 16 == 0;
+    const auto chunks = static_cast<int>(row_chunks(kType, p.queries.width));
+    launch(
+        "draw: passages", draw_passages_kernel<Scorer>,
+        LaunchShape{static_cast<unsigned>(work.queries * work.groups), kThreads, kTileSharedBytes},
+        call.stream, work, Scorer{p.passages, aligned, chunks, packed});
   });
 }
 
