@@ -1,10 +1,10 @@
 // draw on the GPU: a tile by cumulative mass in f64, then a passage inside the recomputed tile,
 // whose scores are those of the scan, bit for bit.
 //
-// Two launches. One block per query picks the tile of each of its draws and sorts the draws by
-// tile; then one block per (query, tile that was drawn) scores that tile once and answers all its
-// draws. How many tiles were drawn is known to the device alone, so as many blocks start as there
-// can be, and those without a tile leave at once.
+// Three launches. One block per query picks the tile of each of its draws and sorts the draws by
+// tile; the queries are packed as the scan packs them; then one block per (query, tile that was
+// drawn) scores that tile once and answers all its draws. How many tiles were drawn is known to the
+// device alone, so as many blocks start as there can be, and those without a tile leave at once.
 #include "jsarag/draw.h"
 
 #include <algorithm>
@@ -31,7 +31,7 @@ constexpr int kRowChunks = 32;
 constexpr int64_t kChunkRows = kTile / kRowChunks;
 constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
 
-// What the first launch leaves for the second.
+// What the first launch leaves for the last.
 struct Picked {
   double* rest;       // [B, M]: what is left of each uniform inside its tile
   uint64_t* order;    // [B, M]: tile << 32 | draw, ascending
