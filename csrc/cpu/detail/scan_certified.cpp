@@ -49,10 +49,9 @@ struct Bound {
   float a, b, c;
 };
 
-// Terms of one float sum of `terms` products, cut into chunks.
+// A float sum of `words` products in strands (scan_kernels.h).
 double sum_error(int64_t words, int64_t roundings_per_word) {
-  const int64_t chunk = std::min(words, kChunkWords);
-  return static_cast<double>(chunk * roundings_per_word + ceil_div(words, kChunkWords) + 4) *
+  return static_cast<double>(ceil_div(words, kStrands) * roundings_per_word + kStrands + 4) *
          kUnit * 1.01;
 }
 

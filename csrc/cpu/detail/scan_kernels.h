@@ -2,10 +2,12 @@
 //
 // How a score is computed (the same for every batch size, position and thread, so that results are
 // reproducible and a rescored candidate equals a scanned one bit for bit):
-//   A row is cut into 32-bit words: one f32, two bf16 or two int16. Rows are transposed into a
-//   panel, lanes = passages, and each word is multiplied into the accumulators of a block of
-//   queries, in order of the words. Float sums restart every kChunkWords words; the chunks' sums
-//   are added in order.
+//   A row is cut into 32-bit words: one f32, two bf16 or two int16, zero-padded to a multiple of
+//   kStrands. Words s, s + kStrands, s + 2 kStrands, ... are a strand: its products are summed in
+//   order, and the strands' sums are added in order. For a few queries a vector holds words of
+//   different strands, as they lie in memory, at the speed of memory. For many, rows are transposed
+//   into a panel, lanes = passages, strand after strand, and each word is multiplied into the
+//   accumulators of a block of queries.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +20,11 @@ namespace jsarag::cpu {
 // into int32.
 enum class Arithmetic : int { f32 = 0, bf16_pairs = 1, i16_pairs = 2 };
 
-constexpr int kMaxBlock = 32;         // queries per block, at most
-constexpr int kMaxFew = 4;            // queries for which rows are scored without a panel
-constexpr int64_t kPanelRows = 128;   // passages per panel, at most; divides kTile
-constexpr int64_t kChunkWords = 128;  // words per partial sum
-constexpr int kMaxSlice = 32;         // passages per slice of a panel, at most
+constexpr int kMaxBlock = 32;        // queries per block, at most
+constexpr int kMaxFew = 8;           // queries for which rows are scored without a panel, at most
+constexpr int64_t kPanelRows = 128;  // passages per panel, at most; divides kTile
+constexpr int64_t kStrands = 16;     // partial sums of a score, whatever the vectors' length
+constexpr int kMaxSlice = 32;        // passages per slice of a panel, at most
 
 struct PanelSource {
   const char* rows;  // first row
@@ -36,7 +38,8 @@ struct ScoreArguments {
   const uint32_t* panel;
   int64_t words;
   int64_t rows;              // passages in the panel; scores are written for whole slices
-  const uint32_t* queries;   // packed block: [words][block], or in tiles
+  const uint32_t* queries;   // packed block: [words by strands][block], or in tiles
+  const uint32_t* few;       // the block's queries as they are, [block][words], or null
   int block;                 // 1..max_block, or ..tile_queries
   const float* query_scale;  // [block], or null
   const float* row_scale;    // [rows rounded up to a slice], or null
@@ -47,6 +50,7 @@ struct ScanKernels {
   const char* name;
   int slice;      // passages per slice of a panel
   int max_block;  // queries per block
+  int max_few;    // queries that score_few takes
   // Queries per block of bf16 pairs where these are packed in tiles, [block / 16][words / 16][16
   // queries][16 words], words a multiple of 16, the last tile filled up with zeros; 0: like the
   // rest.
@@ -55,13 +59,13 @@ struct ScanKernels {
 
   Arithmetic (*arithmetic)(ScalarType type);
 
-  // panel [ceil(count / slice)][words][slice]; words of a row are zero-padded.
+  // panel [ceil(count / slice)][words by strands][slice]; words of a row are zero-padded.
   void (*pack_panel)(Arithmetic arithmetic, const PanelSource& source, int64_t words,
                      uint32_t* panel);
 
   void (*score)(Arithmetic arithmetic, const ScoreArguments& arguments);
 
-  // The same scores, bit for bit, straight from the rows: for at most kMaxFew queries a panel costs
+  // The same scores, bit for bit, straight from the rows: for at most max_few queries a panel costs
   // more than it saves. `panel` is unused. False where there is no such kernel.
   bool (*score_few)(Arithmetic arithmetic, const PanelSource& source,
                     const ScoreArguments& arguments);

@@ -5,6 +5,7 @@
 constexpr int kLanes = Simd::kLanes;
 constexpr int kSlice = 2 * kLanes;
 static_assert(kPanelRows % kSlice == 0 && kSlice <= kMaxSlice && Simd::kMaxBlock <= kMaxBlock);
+static_assert(kStrands % kLanes == 0 && Simd::kMaxFew <= kMaxFew);
 
 Arithmetic arithmetic_of(ScalarType type) {
   if (type == ScalarType::bf16 && Simd::kBf16Pairs) return Arithmetic::bf16_pairs;
@@ -67,6 +68,7 @@ void pack_rows(const PanelSource& source, int64_t words, uint32_t* panel) {
   constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
   const int64_t full = source.width / Load::kNumbers;
   const int64_t tail = source.width - full * Load::kNumbers;
+  const int64_t strand = words / kStrands;
   for (int64_t first = 0; first < source.count; first += kLanes) {
     // Slices of kSlice rows hold two groups of kLanes.
     uint32_t* out = panel + (first / kSlice) * words * kSlice + first % kSlice;
@@ -78,13 +80,15 @@ void pack_rows(const PanelSource& source, int64_t words, uint32_t* panel) {
       repeat<kLanes>([&](auto i) { x[i] = Load::load(rows[i] + v * kVectorBytes); });
       prefetch<kLanes * kVectorBytes>(ahead + v * kLanes * kVectorBytes);
       Simd::transpose(x);
-      repeat<kLanes>([&](auto i) { Simd::store_words(out + (v * kLanes + i) * kSlice, x[i]); });
+      uint32_t* to = out + (v * kLanes % kStrands * strand + v * kLanes / kStrands) * kSlice;
+      repeat<kLanes>([&](auto i) { Simd::store_words(to + i * strand * kSlice, x[i]); });
     }
-    if (tail > 0) {
-      for (int i = 0; i < kLanes; ++i) x[i] = load_tail<Load>(rows[i] + full * kVectorBytes, tail);
+    for (int64_t v = full; v * kLanes < words; ++v) {
+      const int64_t left = v == full ? tail : 0;
+      for (int i = 0; i < kLanes; ++i) x[i] = load_tail<Load>(rows[i] + v * kVectorBytes, left);
       Simd::transpose(x);
-      for (int64_t w = full * kLanes; w < words; ++w)
-        Simd::store_words(out + w * kSlice, x[w - full * kLanes]);
+      uint32_t* to = out + (v * kLanes % kStrands * strand + v * kLanes / kStrands) * kSlice;
+      for (int i = 0; i < kLanes; ++i) Simd::store_words(to + i * strand * kSlice, x[i]);
     }
   }
   // An odd number of groups leaves half a slice: zero, so that no stale NaN slows the lanes.
@@ -161,18 +165,17 @@ struct Multiply<Arithmetic::i16_pairs> {
 template <Arithmetic A, int R, int V>
 void score_slices(const ScoreArguments& a, const uint32_t* panel, int64_t row) {
   using M = Multiply<A>;
-  constexpr bool kFloat = A != Arithmetic::i16_pairs;
   const int64_t next_slice = a.words * kSlice;
-  // At least one: rows without numbers have one empty sum.
-  const int64_t step = kFloat ? kChunkWords : (a.words > 0 ? a.words : 1);
+  // Integer sums are the same in any order. At least one: rows without numbers have an empty sum.
+  const int64_t strands = A == Arithmetic::i16_pairs || a.words == 0 ? 1 : kStrands;
+  const int64_t strand = a.words / strands;
   float* out = a.scores + row;
-  for (int64_t start = 0; start < a.words || start == 0; start += step) {
-    const int64_t stop = start + step < a.words ? start + step : a.words;
+  for (int64_t s = 0; s < strands; ++s) {
     typename M::Sum acc[R][V];
     repeat<R>([&](auto r) { repeat<V>([&](auto v) { acc[r][v] = M::zero(); }); });
-    const uint32_t* passages = panel + start * kSlice;
-    const uint32_t* query = a.queries + start * R;
-    for (int64_t w = start; w < stop; ++w, passages += kSlice, query += R) {
+    const uint32_t* passages = panel + s * strand * kSlice;
+    const uint32_t* query = a.queries + s * strand * R;
+    for (int64_t w = 0; w < strand; ++w, passages += kSlice, query += R) {
       typename M::Words x[V];
       repeat<V>(
           [&](auto v) { x[v] = M::load(passages + (v / 2) * next_slice + (v % 2) * kLanes); });
@@ -181,12 +184,12 @@ void score_slices(const ScoreArguments& a, const uint32_t* panel, int64_t row) {
         repeat<V>([&](auto v) { acc[r][v] = M::add(acc[r][v], x[v], y); });
       });
     }
-    const bool last = stop == a.words;
+    const bool last = s + 1 == strands;
     repeat<R>([&](auto r) {
       repeat<V>([&](auto v) {
         float* to = out + r * kPanelRows + v * kLanes;
         Simd::F sum = M::value(acc[r][v]);
-        if (start > 0) sum = Simd::load(to) + sum;
+        if (s > 0) sum = Simd::load(to) + sum;
         if (last && a.query_scale) sum = sum * Simd::set(a.query_scale[r]);
         if (last && a.row_scale) sum = sum * Simd::load(a.row_scale + row + v * kLanes);
         Simd::store(to, sum);
@@ -226,107 +229,63 @@ void score(Arithmetic arithmetic, const ScoreArguments& arguments) {
   }
 }
 
-// The same sums for a few queries, without a panel: kLanes rows at a time are transposed in
-// registers.
+// The same sums for a few queries, straight from the rows in the order they lie in memory: kParts
+// vectors hold one word of each strand, and the strands are added up at the end.
 template <class Load, Arithmetic A, int R>
 void score_few_rows(const PanelSource& source, const ScoreArguments& a) {
   using M = Multiply<A>;
+  constexpr int kParts = kStrands / kLanes;
+  // At a time: enough sums to hide the latency, few enough for the registers.
+  constexpr int kRows = kParts > 1 ? 1 : R <= 2 ? 4 : 2;
   constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
-  constexpr int64_t kChunkVectors = kChunkWords / kLanes;
-  const int64_t full = source.width / Load::kNumbers;
-  const int64_t tail = source.width - full * Load::kNumbers;
-  for (int64_t first = 0; first < source.count; first += kLanes) {
-    const char* rows[kLanes];
-    row_pointers(source, first, rows);
-    const char* ahead = rows[0] + kLanes * source.row_bytes;
-    typename M::Sum acc[R];
-    Simd::F total[R] = {};
-    bool only = true;  // no chunk is in total yet
-    repeat<R>([&](auto r) { acc[r] = M::zero(); });
-    const auto end_chunk = [&] {
-      repeat<R>([&](auto r) {
-        total[r] = only ? M::value(acc[r]) : total[r] + M::value(acc[r]);
-        acc[r] = M::zero();
-      });
-      only = false;
-    };
-    Simd::I x[kLanes];
-    for (int64_t v = 0; v < full; ++v) {
-      if (v > 0 && v % kChunkVectors == 0) end_chunk();
-      const uint32_t* query = a.queries + v * kLanes * R;
-      repeat<kLanes>([&](auto i) { x[i] = Load::load(rows[i] + v * kVectorBytes); });
-      prefetch<kLanes * kVectorBytes>(ahead + v * kLanes * kVectorBytes);
-      Simd::transpose(x);
-      repeat<kLanes>([&](auto w) {
-        repeat<R>([&](auto r) {
-          acc[r] = M::add(acc[r], M::words(x[w]), M::broadcast(query[w * R + r]));
-        });
-      });
-    }
-    if (tail > 0) {
-      if (full > 0 && full % kChunkVectors == 0) end_chunk();
-      for (int i = 0; i < kLanes; ++i) x[i] = load_tail<Load>(rows[i] + full * kVectorBytes, tail);
-      Simd::transpose(x);
-      for (int64_t w = full * kLanes; w < a.words; ++w) {
-        repeat<R>([&](auto r) {
-          acc[r] =
-              M::add(acc[r], M::words(x[w - full * kLanes]), M::broadcast(a.queries[w * R + r]));
-        });
-      }
-    }
-    end_chunk();
-    repeat<R>([&](auto r) {
-      Simd::F sum = total[r];
-      if (a.query_scale) sum = sum * Simd::set(a.query_scale[r]);
-      if (a.row_scale) sum = sum * Simd::load(a.row_scale + first);
-      Simd::store(a.scores + r * kPanelRows + first, sum);
-    });
-  }
-}
-
-// Integer sums are exact in any order: lanes = words of one row, summed across at the end.
-constexpr int64_t kFewWords = 2048;
-
-template <class Load, int R>
-void score_few_integers(const PanelSource& source, const ScoreArguments& a) {
-  using M = Multiply<Arithmetic::i16_pairs>;
-  constexpr int kRows = 4;
-  constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
+  constexpr int kStepBytes = kParts * kVectorBytes;
   constexpr int64_t kAhead = 8192;  // bytes
   const int64_t full = source.width / Load::kNumbers;
   const int64_t tail = source.width - full * Load::kNumbers;
   const int64_t vectors = full + (tail > 0 ? 1 : 0);
-  alignas(64) uint32_t query[R][kFewWords];
-  for (int r = 0; r < R; ++r)
-    for (int64_t w = 0; w < vectors * kLanes; ++w)
-      query[r][w] = w < a.words ? a.queries[w * R + r] : 0;
   for (int64_t first = 0; first < source.count; first += kLanes) {
     const char* rows[kLanes];
     row_pointers(source, first, rows);
-    alignas(64) uint32_t sums[R][kLanes][kLanes];
+    alignas(64) uint32_t sums[R][kLanes][kStrands];
     for (int i = 0; i < kLanes; i += kRows) {
-      typename M::Sum acc[kRows][R];
-      repeat<kRows>([&](auto j) { repeat<R>([&](auto r) { acc[j][r] = M::zero(); }); });
-      for (int64_t v = 0; v < vectors; ++v) {
-        Simd::I y[R];
-        repeat<R>([&](auto r) { y[r] = Simd::load_words(query[r] + v * kLanes); });
-        repeat<kRows>([&](auto j) {
-          const char* p = rows[i + j] + v * kVectorBytes;
-          const Simd::I x = v < full ? Load::load(p) : load_tail<Load>(p, tail);
-          repeat<R>([&](auto r) { acc[j][r] = M::add(acc[j][r], x, y[r]); });
+      typename M::Sum acc[kRows][kParts][R];
+      repeat<kRows>([&](auto j) {
+        repeat<kParts>([&](auto p) { repeat<R>([&](auto r) { acc[j][p][r] = M::zero(); }); });
+      });
+      for (int64_t step = 0; step * kParts < vectors; ++step) {
+        repeat<kParts>([&](auto p) {
+          const int64_t v = step * kParts + p;
+          if (kParts > 1 && v >= vectors) return;
+          typename M::Words y[R];
+          repeat<R>([&](auto r) { y[r] = M::load(a.few + r * a.words + v * kLanes); });
+          repeat<kRows>([&](auto j) {
+            const char* at = rows[i + j] + v * kVectorBytes;
+            const typename M::Words x =
+                M::words(v < full ? Load::load(at) : load_tail<Load>(at, tail));
+            repeat<R>([&](auto r) { acc[j][p][r] = M::add(acc[j][p][r], x, y[r]); });
+          });
         });
-        prefetch<kRows * kVectorBytes>(rows[i] + kAhead + v * kRows * kVectorBytes);
+        prefetch<kRows * kStepBytes>(rows[i] + kAhead + step * kRows * kStepBytes);
       }
       repeat<kRows>([&](auto j) {
-        repeat<R>([&](auto r) { Simd::store_words(sums[r][i + j], (Simd::I)acc[j][r]); });
+        repeat<kParts>([&](auto p) {
+          repeat<R>([&](auto r) {
+            Simd::store_words(sums[r][i + j] + p * kLanes, (Simd::I)acc[j][p][r]);
+          });
+        });
       });
     }
     repeat<R>([&](auto r) {
-      Simd::I x[kLanes];
-      repeat<kLanes>([&](auto i) { x[i] = Simd::load_words(sums[r][i]); });
-      Simd::transpose(x);
       typename M::Sum total = M::zero();
-      repeat<kLanes>([&](auto i) { total = total + (typename M::Sum)x[i]; });
+      repeat<kParts>([&](auto p) {
+        Simd::I x[kLanes];
+        repeat<kLanes>([&](auto i) { x[i] = Simd::load_words(sums[r][i] + p * kLanes); });
+        Simd::transpose(x);
+        repeat<kLanes>([&](auto i) {
+          // The first strand is taken as it is, as the panel's is.
+          total = p == 0 && i == 0 ? (typename M::Sum)x[i] : total + (typename M::Sum)x[i];
+        });
+      });
       Simd::F sum = M::value(total);
       if (a.query_scale) sum = sum * Simd::set(a.query_scale[r]);
       if (a.row_scale) sum = sum * Simd::load(a.row_scale + first);
@@ -335,19 +294,14 @@ void score_few_integers(const PanelSource& source, const ScoreArguments& a) {
   }
 }
 
-template <class Load, Arithmetic A, int R = kMaxFew>
+template <class Load, Arithmetic A, int R = Simd::kMaxFew>
 void score_few_any(const PanelSource& source, const ScoreArguments& a) {
-  if (a.block == R) {
-    if constexpr (A == Arithmetic::i16_pairs)
-      return score_few_integers<Load, R>(source, a);
-    else
-      return score_few_rows<Load, A, R>(source, a);
-  }
+  if (a.block == R) return score_few_rows<Load, A, R>(source, a);
   if constexpr (R > 1) score_few_any<Load, A, R - 1>(source, a);
 }
 
 bool score_few(Arithmetic arithmetic, const PanelSource& source, const ScoreArguments& a) {
-  if (a.block > kMaxFew) return false;
+  if (a.block > Simd::kMaxFew || a.few == nullptr) return false;
   switch (arithmetic) {
     case Arithmetic::f32:
       switch (source.type) {
@@ -370,7 +324,6 @@ bool score_few(Arithmetic arithmetic, const PanelSource& source, const ScoreArgu
         score_few_any<LoadBf16Pairs, Arithmetic::bf16_pairs>(source, a);
       return Simd::kBf16Pairs;
     case Arithmetic::i16_pairs:
-      if (a.words + kLanes > kFewWords) return false;
       if constexpr (Simd::kI16Pairs) score_few_any<LoadI8Pairs, Arithmetic::i16_pairs>(source, a);
       return Simd::kI16Pairs;
   }
@@ -522,18 +475,7 @@ void accumulate_rows(const PanelSource& source, const float* weights, int block,
 }
 
 constexpr ScanKernels make_kernels(const char* name) {
-  return {name,
-          kSlice,
-          Simd::kMaxBlock,
-          0,
-          kLanes,
-          arithmetic_of,
-          pack_panel,
-          score,
-          score_few,
-          select,
-          select_upper,
-          accumulate_lse,
-          softmax_weights,
-          accumulate_rows};
+  return {name,   kSlice,        Simd::kMaxBlock, Simd::kMaxFew,   0,
+          kLanes, arithmetic_of, pack_panel,      score,           score_few,
+          select, select_upper,  accumulate_lse,  softmax_weights, accumulate_rows};
 }

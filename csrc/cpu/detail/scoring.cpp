@@ -9,15 +9,15 @@ namespace jsarag::cpu {
 namespace {
 
 constexpr int64_t kTileSide = 16;  // queries and words of a tile
+static_assert(kStrands % kTileSide == 0);
 
 bool in_tiles(const ScanKernels& kernels, Arithmetic arithmetic) {
   return arithmetic == Arithmetic::bf16_pairs && kernels.tile_queries > 0;
 }
 
-int64_t words_of(const ScanKernels& kernels, Arithmetic arithmetic, int64_t width) {
-  if (arithmetic == Arithmetic::f32) return width;
-  const int64_t words = ceil_div(width, 2);
-  return in_tiles(kernels, arithmetic) ? ceil_div(words, kTileSide) * kTileSide : words;
+int64_t words_of(Arithmetic arithmetic, int64_t width) {
+  const int64_t words = arithmetic == Arithmetic::f32 ? width : ceil_div(width, 2);
+  return ceil_div(words, kStrands) * kStrands;
 }
 
 uint16_t to_bf16(float value) {
@@ -64,7 +64,7 @@ PackedQueries::PackedQueries(const ScanKernels& kernels, const QueriesView& quer
                              ScalarType type, const int32_t* pick, int64_t count)
     : arithmetic_(kernels.arithmetic(type)),
       tiled_(in_tiles(kernels, arithmetic_)),
-      words_(words_of(kernels, arithmetic_, queries.width)) {
+      words_(words_of(arithmetic_, queries.width)) {
   const int64_t width = queries.width;
   const int64_t blocks = ceil_div(count, tiled_ ? kernels.tile_queries : kernels.max_block);
   int64_t rows_stored = 0;
@@ -75,22 +75,35 @@ PackedQueries::PackedQueries(const ScanKernels& kernels, const QueriesView& quer
     rows_stored += tiled_ ? ceil_div(size(b), kTileSide) * kTileSide : size(b);
   }
   data_ = Buffer<uint32_t>(rows_stored * words_);
-  if (tiled_) std::fill_n(data_.data(), rows_stored * words_, 0u);
+  std::fill_n(data_.data(), rows_stored * words_, 0u);
+  const int64_t strand = words_ / kStrands;
+  if (!tiled_ && blocks == 1 && count <= kernels.max_few) {
+    few_ = Buffer<uint32_t>(count * words_);
+    std::fill_n(few_.data(), count * words_, 0u);
+  }
   if (arithmetic_ == Arithmetic::i16_pairs) scale_.resize(count);
   const int32_t limit = integer_limit(width);
   for (int64_t b = 0; b < blocks; ++b) {
     for (int64_t r = 0; r < size(b); ++r) {
       const int64_t index = first_[b] + r;
       const float* query = queries.data + (pick ? pick[index] : index) * width;
-      // Where word w of this query goes.
       uint32_t* out = data_.data() + offset_[b];
-      const auto place = [&](int64_t w) -> uint32_t& {
-        if (!tiled_) return out[w * size(b) + r];
-        return out[(r / kTileSide) * kTileSide * words_ + (w / kTileSide) * kTileSide * kTileSide +
-                   (r % kTileSide) * kTileSide + w % kTileSide];
+      const auto put = [&](int64_t word, uint32_t value) {
+        if (few_.data() != nullptr) few_.data()[r * words_ + word] = value;
+        const int64_t w = word % kStrands * strand + word / kStrands;
+        if (tiled_) {
+          out[(r / kTileSide) * kTileSide * words_ + (w / kTileSide) * kTileSide * kTileSide +
+              (r % kTileSide) * kTileSide + w % kTileSide] = value;
+        } else {
+          out[w * size(b) + r] = value;
+        }
       };
       if (arithmetic_ == Arithmetic::f32) {
-        for (int64_t d = 0; d < width; ++d) std::memcpy(&place(d), query + d, 4);
+        for (int64_t d = 0; d < width; ++d) {
+          uint32_t value;
+          std::memcpy(&value, query + d, sizeof value);
+          put(d, value);
+        }
         continue;
       }
       const float scale = arithmetic_ == Arithmetic::i16_pairs ? integer_scale(query, width) : 0.0f;
@@ -100,7 +113,7 @@ PackedQueries::PackedQueries(const ScanKernels& kernels, const QueriesView& quer
                    ? to_bf16(query[d])
                    : static_cast<uint16_t>(to_integer(query[d], scale, limit));
       };
-      for (int64_t w = 0; w < words_; ++w) place(w) = half(2 * w) | half(2 * w + 1) << 16;
+      for (int64_t w = 0; 2 * w < width; ++w) put(w, half(2 * w) | half(2 * w + 1) << 16);
       if (!scale_.empty()) scale_[index] = scale;
     }
   }
@@ -156,7 +169,7 @@ PanelScorer::PanelScorer(const ScanKernels& kernels, const PassagesView& passage
     : kernels_(kernels),
       passages_(passages),
       arithmetic_(arithmetic),
-      words_(words_of(kernels, arithmetic, passages.width)),
+      words_(words_of(arithmetic, passages.width)),
       panel_rows_(kPanelRows) {
   constexpr int64_t kPanelBytes = 640 << 10;
   while (panel_rows_ > kMaxSlice && panel_rows_ * words_ * 4 > kPanelBytes) panel_rows_ /= 2;
@@ -182,15 +195,12 @@ void PanelScorer::load_rows(const void* rows, int64_t row_bytes, int64_t count) 
 }
 
 float* PanelScorer::score(const PackedQueries& queries, int64_t block) {
-  ScoreArguments arguments{panel_.data(),
-                           words_,
-                           source_.count,
-                           queries.block(block),
-                           queries.size(block),
-                           queries.scale(block),
-                           scaled_ ? row_scale_.data() : nullptr,
+  ScoreArguments arguments{panel_.data(),        words_,
+                           source_.count,        queries.block(block),
+                           queries.few(),        queries.size(block),
+                           queries.scale(block), scaled_ ? row_scale_.data() : nullptr,
                            scores_.data()};
-  const bool few = queries.blocks() == 1 && kernels_.score_few(arithmetic_, source_, arguments);
+  const bool few = queries.few() != nullptr && kernels_.score_few(arithmetic_, source_, arguments);
   if (!few) {
     // Made at the first need: fresh pages cost more than a short scan.
     if (panel_.data() == nullptr) panel_ = Buffer<uint32_t>(panel_rows_ * words_);

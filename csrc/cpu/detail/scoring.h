@@ -32,6 +32,8 @@ class PackedQueries {
   int64_t first(int64_t block) const { return first_[block]; }
   int size(int64_t block) const { return static_cast<int>(first_[block + 1] - first_[block]); }
   const uint32_t* block(int64_t block) const { return data_.data() + offset_[block]; }
+  // The queries as they are, [count][words], where they are few enough for `score_few`, else null.
+  const uint32_t* few() const { return few_.data(); }
   // Factors of the block's integer queries, or null.
   const float* scale(int64_t block) const {
     return scale_.empty() ? nullptr : scale_.data() + first_[block];
@@ -43,7 +45,7 @@ class PackedQueries {
   int64_t words_;
   std::vector<int64_t> first_, offset_;
   std::vector<float> scale_;
-  Buffer<uint32_t> data_;
+  Buffer<uint32_t> data_, few_;
 };
 
 // What rounding did to a query, for the bound of a certified scan.

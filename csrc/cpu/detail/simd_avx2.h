@@ -5,6 +5,7 @@ struct Simd {
   static constexpr int kLanes = 8;
   static constexpr int kMaxBlock = 6;  // 6 queries x 2 vectors = 12 accumulators of 16 registers
   static constexpr int kWideBlock = 2;
+  static constexpr int kMaxFew = 4;
   using F = __m256;
   using I = __m256i;
   typedef int32_t Sums __attribute__((vector_size(32)));

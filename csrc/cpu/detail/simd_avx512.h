@@ -5,6 +5,7 @@ struct Simd {
   static constexpr int kLanes = 16;
   static constexpr int kMaxBlock = 12;  // 12 queries x 2 vectors = 24 accumulators of 32 registers
   static constexpr int kWideBlock = 6;  // up to here, 4 vectors a query hide the latency better
+  static constexpr int kMaxFew = 8;
   using F = __m512;
   using I = __m512i;
   typedef int32_t Sums __attribute__((vector_size(64)));

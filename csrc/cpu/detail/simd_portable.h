@@ -5,6 +5,7 @@ struct Simd {
   static constexpr int kLanes = 4;
   static constexpr int kMaxBlock = 4;
   static constexpr int kWideBlock = 1;
+  static constexpr int kMaxFew = 2;
   typedef float F __attribute__((vector_size(16)));
   typedef int32_t I __attribute__((vector_size(16)));
   using Sums = I;
