@@ -239,7 +239,7 @@ void score_few_rows(const PanelSource& source, const ScoreArguments& a) {
   constexpr int kRows = kParts > 1 ? 1 : R <= 2 ? 4 : 2;
   constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
   constexpr int kStepBytes = kParts * kVectorBytes;
-  constexpr int64_t kAhead = 8192;  // bytes
+  constexpr int64_t kAhead = 16384;  // bytes: past the next page, whose address is slow to find
   const int64_t full = source.width / Load::kNumbers;
   const int64_t tail = source.width - full * Load::kNumbers;
   const int64_t vectors = full + (tail > 0 ? 1 : 0);
