@@ -67,7 +67,8 @@ def scan(
 
     Numerics: products are summed in f32 in one fixed order per (query, passage), so a score does
     not depend on the batch, the position or the number of threads. A score that is NaN or -inf is
-    never returned; a tile with a NaN score that is not excluded has a NaN ``tile_lse``.
+    never returned; a tile with a NaN score that is not excluded has a NaN ``tile_lse``. With
+    int8 passages a query that is not finite has no scale: all its scores are NaN.
     """
     checks.check_scan_inputs("scan", queries, passages, inv_temperature, scales, exclude)
     if not 1 <= k <= MAX_K:
