@@ -7,9 +7,9 @@ namespace py = pybind11;
 namespace jsarag::bindings {
 namespace {
 
-void mis_chain(int64_t chains, int64_t steps, uintptr_t log_weight, uintptr_t start_log_weight,
-               uintptr_t uniforms, bool uniforms_f64, uintptr_t state, uintptr_t accepted,
-               uintptr_t visits, uintptr_t recycled, int threads) {
+MisChainParams read(int64_t chains, int64_t steps, uintptr_t log_weight, uintptr_t start_log_weight,
+                    uintptr_t uniforms, bool uniforms_f64, uintptr_t state, uintptr_t accepted,
+                    uintptr_t visits, uintptr_t recycled) {
   MisChainParams params;
   params.chains = chains;
   params.steps = steps;
@@ -21,14 +21,29 @@ void mis_chain(int64_t chains, int64_t steps, uintptr_t log_weight, uintptr_t st
   params.accepted = pointer<bool>(accepted);
   params.visits = pointer<float>(visits);
   params.recycled = pointer<float>(recycled);
-  mis_chain_cpu(params, threads);
+  return params;
+}
+
+// `where`: a number of threads, or a CudaCall.
+template <auto kRun, class Where>
+void mis_chain(int64_t chains, int64_t steps, uintptr_t log_weight, uintptr_t start_log_weight,
+               uintptr_t uniforms, bool uniforms_f64, uintptr_t state, uintptr_t accepted,
+               uintptr_t visits, uintptr_t recycled, Where where) {
+  kRun(read(chains, steps, log_weight, start_log_weight, uniforms, uniforms_f64, state, accepted,
+            visits, recycled),
+       where);
 }
 
 }  // namespace
 
 void bind_mis_chain(py::module_& m) {
   announce(m, "CPU_OPS", "mis_chain");
-  m.def("mis_chain_cpu", &mis_chain, py::call_guard<py::gil_scoped_release>());
+  m.def("mis_chain_cpu", &mis_chain<&mis_chain_cpu, int>, py::call_guard<py::gil_scoped_release>());
+#if JSARAG_WITH_CUDA
+  announce(m, "CUDA_OPS", "mis_chain");
+  m.def("mis_chain_cuda", &mis_chain<&mis_chain_cuda, const CudaCall&>,
+        py::call_guard<py::gil_scoped_release>());
+#endif
 }
 
 }  // namespace jsarag::bindings

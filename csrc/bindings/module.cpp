@@ -14,6 +14,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("cuda_built", &jsarag::cuda_built);
   m.def("cuda_architectures", &jsarag::cuda_architectures);
   m.def("cuda_device_name", &jsarag::cuda_device_name);
+  jsarag::bindings::bind_cuda_call(m);
   jsarag::bindings::bind_mis_chain(m);
   jsarag::bindings::bind_passage_logp(m);
   jsarag::bindings::bind_scan(m);

@@ -19,6 +19,7 @@ inline void announce(pybind11::module_& m, const char* tuple, const char* op) {
   m.attr(tuple) = known + pybind11::make_tuple(op);
 }
 
+void bind_cuda_call(pybind11::module_& m);
 void bind_mis_chain(pybind11::module_& m);
 void bind_passage_logp(pybind11::module_& m);
 void bind_scan(pybind11::module_& m);

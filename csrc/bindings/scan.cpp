@@ -114,7 +114,38 @@ void bind_scan(py::module_& m) {
       py::arg("inputs"), py::kw_only(), py::arg("lse"), py::arg("grad"), py::arg("gradient"));
 
 #if JSARAG_WITH_CUDA
-  for (const char* op : {"draw", "log_partition"}) announce(m, "CUDA_OPS", op);
+  for (const char* op : {"scan", "draw", "log_partition"}) announce(m, "CUDA_OPS", op);
+
+  // Runs or measures a scan: `use` gets its parameters.
+  const auto with_scan = [](const ScanInputs& in, int64_t k, uintptr_t ids, uintptr_t scores,
+                            uintptr_t tile_lse, const std::optional<PassagesView>& exact,
+                            uintptr_t row_error, uintptr_t row_norm, const auto& use) {
+    CertifyView certify{};
+    if (exact) certify = {*exact, pointer<const float>(row_error), pointer<const float>(row_norm)};
+    return use(ScanParams{in.queries, in.passages, in.exclude, exact ? &certify : nullptr, k,
+                          in.inv_temperature, in.threads, pointer<int64_t>(ids),
+                          pointer<float>(scores), pointer<float>(tile_lse)});
+  };
+  m.def(
+      "scan_cuda_scratch",
+      [with_scan](const ScanInputs& in, int64_t k, const std::optional<PassagesView>& exact) {
+        // What is no null pointer is asked for; nothing is read.
+        return with_scan(in, k, 0, 0, 0, exact, 1, 1,
+                         [](const ScanParams& params) { return scan_cuda_scratch(params); });
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("k"), py::arg("exact"));
+  m.def(
+      "scan_cuda",
+      [with_scan](const ScanInputs& in, int64_t k, uintptr_t ids, uintptr_t scores,
+                  uintptr_t tile_lse, const std::optional<PassagesView>& exact, uintptr_t row_error,
+                  uintptr_t row_norm, const CudaCall& call) {
+        py::gil_scoped_release release;
+        with_scan(in, k, ids, scores, tile_lse, exact, row_error, row_norm,
+                  [&](const ScanParams& params) { scan_cuda(params, call); });
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("k"), py::arg("ids"), py::arg("scores"),
+      py::arg("tile_lse"), py::arg("exact"), py::arg("row_error"), py::arg("row_norm"),
+      py::arg("call"));
 
   m.def(
       "row_errors_cuda",

@@ -60,14 +60,33 @@ def mis_chain_cpu(
     log_weight: Tensor, start_log_weight: Tensor | None, uniforms: Tensor, threads: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``mis_chain`` for f32 weights: state, accepted, visits, recycled."""
+    return _mis_chain(module().mis_chain_cpu, threads, log_weight, start_log_weight, uniforms)
+
+
+def mis_chain_cuda(
+    log_weight: Tensor, start_log_weight: Tensor | None, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``mis_chain`` for f32 weights: state, accepted, visits, recycled."""
+    call, _scratch = _cuda_call(log_weight.device, 0)
+    return _mis_chain(module().mis_chain_cuda, call, log_weight, start_log_weight, uniforms)
+
+
+def _mis_chain(
+    kernel: Any,
+    where: Any,
+    log_weight: Tensor,
+    start_log_weight: Tensor | None,
+    uniforms: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, steps = log_weight.shape
     log_weight, uniforms = log_weight.contiguous(), uniforms.contiguous()
     start = None if start_log_weight is None else start_log_weight.contiguous()
-    state = torch.empty((batch, steps), dtype=torch.int32)
-    accepted = torch.empty((batch, steps), dtype=torch.bool)
-    visits = torch.empty((batch, steps + 1), dtype=torch.float32)
-    recycled = torch.empty((batch, steps + 1), dtype=torch.float32)
-    module().mis_chain_cpu(
+    device = log_weight.device
+    state = torch.empty((batch, steps), dtype=torch.int32, device=device)
+    accepted = torch.empty((batch, steps), dtype=torch.bool, device=device)
+    visits = torch.empty((batch, steps + 1), dtype=torch.float32, device=device)
+    recycled = torch.empty((batch, steps + 1), dtype=torch.float32, device=device)
+    kernel(
         batch,
         steps,
         log_weight.data_ptr(),
@@ -78,7 +97,7 @@ def mis_chain_cpu(
         accepted.data_ptr(),
         visits.data_ptr(),
         recycled.data_ptr(),
-        threads,
+        where,
     )
     return state, accepted, visits, recycled
 
@@ -247,6 +266,31 @@ def _cuda_call(device: torch.device, scratch_bytes: int) -> tuple[Any, Tensor]:
         scratch_bytes=scratch_bytes,
     )
     return record, scratch
+
+
+def scan_cuda(
+    inputs: ScanInputs, k: int, tiles: int | None, certificate: Certificate | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``scan``: ids i64 [B, k], scores f32 [B, k], tile_lse f32 [B, tiles] ([B, 0] for None)."""
+    batch, device = inputs.queries.shape[0], inputs.queries.device
+    ids = torch.empty((batch, k), dtype=torch.int64, device=device)
+    scores = torch.empty((batch, k), dtype=torch.float32, device=device)
+    lse = torch.empty((batch, tiles or 0), dtype=torch.float32, device=device)
+    exact = None if certificate is None else certificate.view
+    scratch_bytes = module().scan_cuda_scratch(inputs.record, k=k, exact=exact)
+    call, _scratch = _cuda_call(device, scratch_bytes)
+    module().scan_cuda(
+        inputs.record,
+        k=k,
+        ids=ids.data_ptr(),
+        scores=scores.data_ptr(),
+        tile_lse=lse.data_ptr() if tiles else 0,
+        exact=exact,
+        row_error=0 if certificate is None else certificate.row_error.data_ptr(),
+        row_norm=0 if certificate is None else certificate.row_norm.data_ptr(),
+        call=call,
+    )
+    return ids, scores, lse
 
 
 def row_errors_cpu(

@@ -102,6 +102,8 @@ def _run(
     )
     if choice.backend == "cpu":
         return native.mis_chain_cpu(log_weight, start, uniforms, threads)
+    if choice.backend == "cuda":
+        return native.mis_chain_cuda(log_weight, start, uniforms)
     return reference_mis_chain(log_weight, start, uniforms)
 
 

@@ -142,9 +142,11 @@ def _run(
     tile_lse: bool,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if choose_scan("scan", queries, passages).backend == "cpu":
+    backend = choose_scan("scan", queries, passages).backend
+    if backend != "reference":
         inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        return native.scan_cpu(inputs, k, tile_count(passages.shape[0]) if tile_lse else None)
+        run = native.scan_cuda if backend == "cuda" else native.scan_cpu
+        return run(inputs, k, tile_count(passages.shape[0]) if tile_lse else None)
     result = reference_scan(queries, passages, k, inv_temperature, scales, exclude, tile_lse)
     lse = result.scores.new_empty((queries.shape[0], 0))
     return result.ids, result.scores, lse if result.tile_lse is None else result.tile_lse
@@ -163,12 +165,13 @@ def _run_certified(
     tile_lse: bool,
     threads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    compiled = choose_scan("scan", queries, passages).backend == "cpu"
-    # The bound speaks of finite queries.
-    if compiled and bool(queries.isfinite().all()):
+    backend = choose_scan("scan", queries, passages).backend
+    # The bound speaks of finite queries; the CUDA kernels tell the others by themselves, unwaited.
+    if backend == "cuda" or (backend == "cpu" and bool(queries.isfinite().all())):
         inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
         tiles = tile_count(passages.shape[0]) if tile_lse else None
-        return native.scan_cpu(inputs, k, tiles, native.Certificate(exact, row_error, row_norm))
+        run = native.scan_cuda if backend == "cuda" else native.scan_cpu
+        return run(inputs, k, tiles, native.Certificate(exact, row_error, row_norm))
     ids, scores, lse = _run(queries, exact, k, inv_temperature, None, exclude, False, threads)
     if tile_lse:
         lse = _run(queries, passages, 1, inv_temperature, scales, exclude, True, threads)[2]

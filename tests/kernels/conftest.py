@@ -1,21 +1,32 @@
-"""Builds programs whose AMX tile instructions run in plain C++: most machines have no tiles."""
+"""Kernels that this machine cannot run, emulated: programs whose AMX tile instructions run in plain
+C++, and the CUDA kernels as a module in which a block's threads are fibres.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sysconfig
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from jsarag.backends import native
 
 ROOT = Path(__file__).parents[2]
 AMX = Path(__file__).parent / "amx"
 COMPILER = shutil.which("g++")
+CUDA = Path(__file__).parent / "cuda"
+# CUTLASS main loops cannot be emulated, and there is no device to name.
+NOT_EMULATED = ("device_info", "wgmma")
 FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-DJSARAG_X86=1", "-DJSARAG_WITH_CUDA=0"]
 
 
@@ -78,3 +89,102 @@ def run_with_emulated_tiles(tmp_path: Path) -> Callable[[str, Sequence[Path]], s
         return done.stdout
 
     return run
+
+
+def emulated_sources() -> list[Path]:
+    """What the emulated module is compiled from."""
+    bindings = [ROOT / f"csrc/bindings/{name}.cpp" for name in ("cuda_call", "mis_chain", "scan")]
+    kernels = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    return [
+        CUDA / "module.cpp",
+        *bindings,
+        *(path for path in kernels if not any(word in path.stem for word in NOT_EMULATED)),
+    ]
+
+
+def build_emulated(folder: Path, pybind11: str) -> Path:
+    """The CUDA kernels compiled over the emulation into ``folder``, unless they are there."""
+    includes = [ROOT / "csrc", ROOT / "csrc/include", CUDA, pybind11]
+    includes.append(sysconfig.get_paths()["include"])
+    flags = ["-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-Wno-unknown-pragmas", "-DJSARAG_EMULATE_CUDA=1", "-DJSARAG_WITH_CUDA=1"]
+    # Another name for the library: pybind11 keeps one table of types for all modules that agree in
+    # it, and jsarag._native has the same types.
+    flags += ['-DPYBIND11_STDLIB="_emulated"', *(f"-I{path}" for path in includes)]
+    known = hashlib.sha256(" ".join(flags).encode())
+    for path in sorted([*(ROOT / "csrc").rglob("*.[hc]*"), *CUDA.iterdir()]):
+        known.update(path.read_bytes())
+    library = folder / known.hexdigest()[:16] / f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if library.exists():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: Path, output: Path) -> Path:
+        command = [str(COMPILER), *flags, "-x", "c++", "-c", str(source), "-o", str(output)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return output
+
+    with tempfile.TemporaryDirectory(dir=library.parent) as work, ThreadPoolExecutor(2) as pool:
+        sources = emulated_sources()
+        outputs = [Path(work) / f"{source.stem}_{source.suffix[1:]}.o" for source in sources]
+        objects = list(pool.map(compile_one, sources, outputs))
+        linked = Path(work) / library.name
+        subprocess.run(
+            [str(COMPILER), "-shared", *map(str, objects), "-o", str(linked)], check=True
+        )
+        os.replace(linked, library)  # a run beside this one sees all of it or nothing
+    return library
+
+
+@pytest.fixture(scope="session")
+def emulated_module():
+    """The CUDA kernels as a module for CPU tensors."""
+    if COMPILER is None:
+        pytest.skip("no g++ to compile the emulation with")
+    pybind11 = pytest.importorskip("pybind11")
+    library = build_emulated(ROOT / "build" / "emulated", pybind11.get_include())
+    spec = importlib.util.spec_from_file_location("_emulated", library)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def emulated_cuda(emulated_module, monkeypatch):
+    """``native.*_cuda`` run emulated, on CPU tensors; every torch.empty is poisoned."""
+    monkeypatch.setattr(native, "_module", emulated_module)
+    empty = torch.empty
+
+    def poisoned(*args, **options):
+        tensor = empty(*args, **options)
+        if tensor.numel() and tensor.is_contiguous():
+            tensor.view(torch.uint8).fill_(0xFF)
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    return emulated_module
+
+
+@pytest.fixture
+def emulated_ops(emulated_cuda, monkeypatch):
+    """``jsarag.ops`` with CPU tensors run the emulated CUDA kernels instead of the CPU's."""
+    for op in ("scan", "draw", "log_partition", "log_partition_backward"):
+        monkeypatch.setattr(native, f"{op}_cpu", getattr(native, f"{op}_cuda"))
+    for op in ("mis_chain", "row_errors"):
+        kernel = getattr(native, f"{op}_cuda")
+        monkeypatch.setattr(native, f"{op}_cpu", lambda *args, run=kernel: run(*args[:-1]))
+    return emulated_cuda
+
+
+@pytest.fixture
+def chosen_backend(request, monkeypatch):
+    """Run ``jsarag.ops`` on a backend: ``chosen_backend(name)``, ``emulated`` among them."""
+
+    def choose(name: str) -> str:
+        if name == "emulated":
+            request.getfixturevalue("emulated_ops")
+        monkeypatch.setenv("JSARAG_BACKEND", "cpu" if name == "emulated" else name)
+        return name
+
+    return choose

@@ -31,10 +31,12 @@ needs_kernel = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=["reference", pytest.param("cpu", marks=needs_kernel)])
-def backend(request, monkeypatch):
-    monkeypatch.setenv("JSARAG_BACKEND", request.param)
-    return request.param
+BACKENDS = ["reference", pytest.param("cpu", marks=needs_kernel), "emulated"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, chosen_backend):
+    return chosen_backend(request.param)
 
 
 def problem(batch, count, width, dtype="float32", seed=0):

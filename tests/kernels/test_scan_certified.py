@@ -17,10 +17,12 @@ needs_kernel = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=["reference", pytest.param("cpu", marks=needs_kernel)], autouse=True)
-def backend(request, monkeypatch):
-    monkeypatch.setenv("JSARAG_BACKEND", request.param)
-    return request.param
+BACKENDS = ["reference", pytest.param("cpu", marks=needs_kernel), "emulated"]
+
+
+@pytest.fixture(params=BACKENDS, autouse=True)
+def backend(request, chosen_backend):
+    return chosen_backend(request.param)
 
 
 def rounded(exact, dtype):

@@ -24,6 +24,8 @@ class DeviceGuard {
 };
 
 inline size_t shared_memory_limit(int) { return emulated::shared_memory_limit; }
+// A few: enough for several streams.
+inline int multiprocessors(int) { return 3; }
 
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape, void*,
@@ -61,6 +63,13 @@ inline size_t shared_memory_limit(int device) {
   check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "cudaDeviceGetAttribute");
   return static_cast<size_t>(bytes);
+}
+
+inline int multiprocessors(int device) {
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  return count;
 }
 
 template <class... Parameters, class... Arguments>

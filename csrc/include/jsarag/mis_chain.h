@@ -2,7 +2,10 @@
 // rules, jsarag/ops/reference/mis_chain.py the definition).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#include "jsarag/cuda_call.h"
 
 namespace jsarag {
 
@@ -21,5 +24,8 @@ struct MisChainParams {
 
 // Runs on at most `threads` threads; the result does not depend on how many.
 void mis_chain_cpu(const MisChainParams& params, int threads);
+
+// The same on a GPU, in one launch; no scratch.
+void mis_chain_cuda(const MisChainParams& params, const CudaCall& call);
 
 }  // namespace jsarag
