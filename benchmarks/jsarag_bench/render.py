@@ -18,6 +18,7 @@ from typing import Any
 
 from jsarag.errors import DataError
 from jsarag.io.atomic import write_text
+from jsarag_bench.end_to_end.stations import stations_table
 from jsarag_bench.kernel_tables import full_tables, short_table
 from jsarag_bench.markdown import block_names, replace_blocks
 from jsarag_bench.rows import read_rows, results_folder
@@ -37,6 +38,7 @@ class Results:
         base = folder or results_folder("any").parent
         self.kernels = _all_rows(base, "kernels.jsonl")
         self.studies = _all_rows(base, "end_to_end.jsonl")
+        self.stations = _all_rows(base, "stations.jsonl")
 
     def block(self, name: str) -> str | None:
         """The content of a block, None if it is not ours."""
@@ -44,6 +46,8 @@ class Results:
             return short_table(self.kernels)
         if name == "kernels-all":
             return full_tables(self.kernels)
+        if name == "stations":
+            return stations_table(self.stations)
         if name.startswith(_STUDY):
             return study_tables(name.removeprefix(_STUDY), self.studies)
         return None
