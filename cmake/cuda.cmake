@@ -3,7 +3,9 @@
 # JSARAG_CUDA_SOURCES, JSARAG_CUDA_ARCH_NAMES.
 set(JSARAG_CUDA "AUTO" CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
 set_property(CACHE JSARAG_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(JSARAG_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING "Architectures of the CUDA kernels")
+# 90a is Hopper with TMA and wgmma; 90-virtual is PTX, which a driver compiles for newer devices.
+set(JSARAG_CUDA_ARCHITECTURES "80-real;90a-real;90-virtual" CACHE STRING
+                                                              "Architectures of the CUDA kernels")
 
 set(JSARAG_USE_CUDA FALSE)
 set(JSARAG_CUDA_SOURCES "")
@@ -31,22 +33,30 @@ string(REPLACE "-real" "" JSARAG_CUDA_ARCH_NAMES "${JSARAG_CUDA_ARCHITECTURES}")
 string(REPLACE ";" "," JSARAG_CUDA_ARCH_NAMES "${JSARAG_CUDA_ARCH_NAMES}")
 message(STATUS "jsarag: CUDA kernels ${JSARAG_USE_CUDA} (JSARAG_CUDA=${JSARAG_CUDA})")
 
-# Options, headers and definitions of the CUDA part of a target.
+# Options, headers and definitions of the CUDA part of a target. A product on Hopper runs CUTLASS's
+# TMA + wgmma main loops; CUTLASS comes as the package nvidia-cutlass, headers only.
 function(jsarag_add_cuda target)
   target_compile_definitions(${target} PRIVATE
                              JSARAG_CUDA_ARCHITECTURES="${JSARAG_CUDA_ARCH_NAMES}")
   target_compile_options(${target} PRIVATE
                          $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -lineinfo>)
-  # CUTLASS comes as the package nvidia-cutlass: headers only.
+  if(NOT JSARAG_CUDA_ARCHITECTURES MATCHES "90a")
+    return()
+  endif()
   execute_process(
     COMMAND "${Python_EXECUTABLE}" -c
             "import importlib.util as u; s = u.find_spec('cutlass_library'); print(s.submodule_search_locations[0] if s else '')"
     OUTPUT_VARIABLE library OUTPUT_STRIP_TRAILING_WHITESPACE)
-  set(cutlass "${library}/source/include")
-  if(library AND EXISTS "${cutlass}")
-    target_include_directories(${target} SYSTEM PRIVATE "${cutlass}" "${library}/source/tools/util/include")
+  if(library AND EXISTS "${library}/source/include/cutlass/cutlass.h")
+    target_include_directories(${target} SYSTEM PRIVATE "${library}/source/include")
     target_compile_definitions(${target} PRIVATE JSARAG_WITH_CUTLASS=1)
-  else()
-    message(STATUS "jsarag: no CUTLASS headers (pip install nvidia-cutlass)")
+    return()
   endif()
+  set(missing "jsarag: no CUTLASS headers beside ${Python_EXECUTABLE}, which the kernels for sm_90a "
+              "are built on. Run `pip install --no-deps nvidia-cutlass`")
+  if(JSARAG_CUDA STREQUAL "ON")
+    message(FATAL_ERROR ${missing} ", or leave 90a out of JSARAG_CUDA_ARCHITECTURES")
+  endif()
+  # AUTO promised nothing: large products take the kernels of sm_80.
+  message(WARNING ${missing} ", and build again")
 endfunction()

@@ -14,7 +14,11 @@ bool cuda_built() { return true; }
 std::vector<std::string> cuda_architectures() {
   std::vector<std::string> names;
   std::stringstream list(JSARAG_CUDA_ARCHITECTURES);
-  for (std::string name; std::getline(list, name, ',');) names.push_back("sm_" + name);
+  const std::string ptx = "-virtual";
+  for (std::string name; std::getline(list, name, ',');) {
+    const size_t at = name.find(ptx);
+    names.push_back(at == std::string::npos ? "sm_" + name : "compute_" + name.substr(0, at));
+  }
   return names;
 }
 
