@@ -74,7 +74,7 @@ void scan_group(const ScanParams& p, const ScanKernels& kernels, const Excluded&
                 int64_t first_query, int64_t count) {
   const QueriesView group{p.queries.data + first_query * p.queries.width, count, p.queries.width};
   const PackedQueries packed(kernels, group, p.passages.type, nullptr, count);
-  const PassPlan plan = plan_pass(p.passages.count, packed.blocks(), p.threads);
+  const PassPlan plan = plan_pass(p.passages, packed.blocks(), p.threads);
   ScanSink sink(p, kernels, excluded, first_query, count, plan.workers);
   run_pass(kernels, p.passages, packed, plan, sink);
   if (p.k == 0) return;

@@ -124,11 +124,8 @@ class CertifiedSink final : public ScoreSink {
 
   void scored(int worker, int64_t query0, int size, int64_t first, int64_t count,
               float* scores) override {
-    // Whole vectors are read: the last panel's are padded.
-    float* error = error_.data() + worker * kPanelRows;
-    float* norm = norm_.data() + worker * kPanelRows;
-    std::fill(std::copy_n(p_.certify->row_error + first, count, error), error + kPanelRows, 0.0f);
-    std::fill(std::copy_n(p_.certify->row_norm + first, count, norm), norm + kPanelRows, 0.0f);
+    const float* error = padded(p_.certify->row_error + first, count, error_, worker);
+    const float* norm = padded(p_.certify->row_norm + first, count, norm_, worker);
     int32_t positions[kPanelRows];
     for (int r = 0; r < size; ++r, scores += kPanelRows) {
       const int64_t query = query0 + r;
@@ -164,6 +161,16 @@ class CertifiedSink final : public ScoreSink {
   }
 
  private:
+  // Whole vectors are read: an incomplete panel's are padded. The next panel's are asked for, being
+  // too few at a time for the CPU to see that they are read in order.
+  static const float* padded(const float* of, int64_t count, Buffer<float>& space, int worker) {
+    for (int64_t i = 0; i < kPanelRows; i += 16) __builtin_prefetch(of + kPanelRows + i);
+    if (count == kPanelRows) return of;
+    float* to = space.data() + worker * kPanelRows;
+    std::fill(std::copy_n(of, count, to), to + kPanelRows, 0.0f);
+    return to;
+  }
+
   // A row whose rounding error is unknown may be anything.
   static Candidate candidate(const Bound& bound, float score, float error, float norm, int64_t id) {
     const float delta = bound.a * error + bound.b * norm + bound.c;
@@ -214,7 +221,7 @@ void certify_group(const ScanParams& p, const ScanKernels& kernels, const Exclud
   std::vector<Bound> bounds;
   for (int64_t q = 0; q < count; ++q)
     bounds.push_back(bound_of(packed.arithmetic(), group.data + q * width, width));
-  const PassPlan plan = plan_pass(p.passages.count, packed.blocks(), p.threads);
+  const PassPlan plan = plan_pass(p.passages, packed.blocks(), p.threads);
   CertifiedSink sink(p, kernels, excluded, first_query, count, plan.workers, std::move(bounds));
   run_pass(kernels, p.passages, packed, plan, sink);
   std::vector<PanelScorer> scorers;
@@ -224,7 +231,8 @@ void certify_group(const ScanParams& p, const ScanKernels& kernels, const Exclud
     rows.emplace_back(scorers.back().panel_rows() * width);
   }
   Counter queries(count);
-  parallel(plan.workers, [&](int worker) {
+  // A single query's few rows are not worth waking anybody.
+  parallel(static_cast<int>(std::min<int64_t>(plan.workers, count)), [&](int worker) {
     for (int64_t q; (q = queries.next()) >= 0;)
       rescore(p, kernels, first_query + q, sink.candidates(q), scorers[worker], rows[worker]);
   });

@@ -236,7 +236,7 @@ void score_few_rows(const PanelSource& source, const ScoreArguments& a) {
   using M = Multiply<A>;
   constexpr int kParts = kStrands / kLanes;
   // At a time: enough sums to hide the latency, few enough for the registers.
-  constexpr int kRows = kParts > 1 ? 1 : R <= 2 ? 4 : 2;
+  constexpr int kRows = kParts > 1 ? 1 : R == 1 ? 8 : R == 2 ? 4 : 2;
   constexpr int kVectorBytes = Load::kNumbers * Load::kBytes;
   constexpr int kStepBytes = kParts * kVectorBytes;
   constexpr int64_t kAhead = 16384;  // bytes: past the next page, whose address is slow to find
@@ -280,11 +280,16 @@ void score_few_rows(const PanelSource& source, const ScoreArguments& a) {
       repeat<kParts>([&](auto p) {
         Simd::I x[kLanes];
         repeat<kLanes>([&](auto i) { x[i] = Simd::load_words(sums[r][i] + p * kLanes); });
-        Simd::transpose(x);
-        repeat<kLanes>([&](auto i) {
-          // The first strand is taken as it is, as the panel's is.
-          total = p == 0 && i == 0 ? (typename M::Sum)x[i] : total + (typename M::Sum)x[i];
-        });
+        if constexpr (A == Arithmetic::i16_pairs) {
+          // Integers: any order will do, and this one takes half the instructions.
+          total = total + Simd::row_sums(x);
+        } else {
+          Simd::transpose(x);
+          repeat<kLanes>([&](auto i) {
+            // The first strand is taken as it is, as the panel's is.
+            total = p == 0 && i == 0 ? (typename M::Sum)x[i] : total + (typename M::Sum)x[i];
+          });
+        }
       });
       Simd::F sum = M::value(total);
       if (a.query_scale) sum = sum * Simd::set(a.query_scale[r]);

@@ -81,4 +81,13 @@ struct Simd {
       rows[4 + c] = _mm256_permute2x128_si256(b[c], b[4 + c], 0x31);
     });
   }
+
+  // Element i is the sum of row i's words.
+  [[gnu::always_inline]] static Sums row_sums(const I (&rows)[8]) {
+    I a[4], b[2];
+    repeat<4>([&](auto i) { a[i] = _mm256_hadd_epi32(rows[2 * i], rows[2 * i + 1]); });
+    repeat<2>([&](auto i) { b[i] = _mm256_hadd_epi32(a[2 * i], a[2 * i + 1]); });
+    return (Sums)_mm256_add_epi32(_mm256_permute2x128_si256(b[0], b[1], 0x20),
+                                  _mm256_permute2x128_si256(b[0], b[1], 0x31));
+  }
 };

@@ -85,4 +85,23 @@ struct Simd {
       rows[12 + c] = _mm512_shuffle_i32x4(low13, high13, 0xdd);
     });
   }
+
+  // Element i is the sum of row i's words.
+  [[gnu::always_inline]] static Sums row_sums(const I (&rows)[16]) {
+    I a[8], b[4], c[2];
+    repeat<8>([&](auto i) {
+      a[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]),
+                              _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]));
+    });
+    repeat<4>([&](auto i) {
+      b[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a[2 * i], a[2 * i + 1]),
+                              _mm512_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
+    });
+    // b[g] holds, in each of its four 128-bit parts, a share of the sums of rows 4g .. 4g+3.
+    const auto halves = [](I x, I y) {
+      return _mm512_add_epi32(_mm512_shuffle_i32x4(x, y, 0x88), _mm512_shuffle_i32x4(x, y, 0xdd));
+    };
+    repeat<2>([&](auto i) { c[i] = halves(b[2 * i], b[2 * i + 1]); });
+    return (Sums)halves(c[0], c[1]);
+  }
 };

@@ -55,6 +55,7 @@ struct Simd {
   static F dot_bf16(F acc, I, I) { return acc; }
   static constexpr bool kI16Pairs = false;
   static Sums dot_i16(Sums acc, I, I) { return acc; }
+  static Sums row_sums(const I (&rows)[4]) { return rows[0]; }
 
   static I words_f32(const void* p) { return load_words(static_cast<const uint32_t*>(p)); }
   static I words_f16(const void* p) {
