@@ -46,8 +46,8 @@ class Results:
             return short_table(self.kernels)
         if name == "kernels-all":
             return full_tables(self.kernels)
-        if name == "stations":
-            return stations_table(self.stations)
+        if name in ("stations", "stations-large"):
+            return stations_table(self.stations, "large" if name.endswith("large") else "demo")
         if name.startswith(_STUDY):
             return study_tables(name.removeprefix(_STUDY), self.studies)
         return None

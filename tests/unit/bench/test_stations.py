@@ -6,8 +6,14 @@ import json
 
 import pytest
 
+from jsarag.data.demo import make_demo
 from jsarag.errors import DataError
-from jsarag_bench.end_to_end.stations import STATIONS, read_stations, stations_table
+from jsarag_bench.end_to_end.stations import (
+    STATIONS,
+    large_passages,
+    read_stations,
+    stations_table,
+)
 
 
 def record(kind, **stations):
@@ -29,10 +35,21 @@ def test_a_run_without_training_records_is_refused():
 
 
 def test_the_newest_row_of_each_backend_counts():
-    def row(backend, ms):
-        return {"backend": backend, "stations": dict.fromkeys(STATIONS, ms)}
+    def row(backend, ms, case="demo"):
+        return {"backend": backend, "case": case, "stations": dict.fromkeys(STATIONS, ms)}
 
     shown = stations_table([row("auto", 1.0), row("reference", 6.0), row("auto", 3.0)])
     assert "| encode | 6.0 | 3.0 | 2.00x |" in shown
     assert "| whole step | 42.0 | 21.0 | 2.00x |" in shown
     assert "No rows yet" in stations_table([row("auto", 1.0)])
+    large = [row("auto", 2.0, "large"), row("reference", 6.0, "large"), row("auto", 9.0)]
+    assert "| encode | 6.0 | 2.0 | 3.00x |" in stations_table(large, "large")
+
+
+def test_a_large_knowledge_base_begins_with_the_demos_own_passages():
+    own = make_demo().passages
+    passages = list(large_passages(own, len(own) + 30))
+    assert passages[: len(own)] == list(own)
+    assert len({passage.id for passage in passages}) == len(own) + 30
+    assert passages == list(large_passages(own, len(own) + 30))
+    assert {len(passage.text.split()) for passage in passages[len(own) :]} == {10}
