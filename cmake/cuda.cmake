@@ -28,6 +28,10 @@ if(JSARAG_USE_CUDA)
   set(CMAKE_CUDA_STANDARD 17)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   file(GLOB JSARAG_CUDA_SOURCES CONFIGURE_DEPENDS csrc/cuda/*.cu)
+  # TMA and wgmma are Hopper's alone: those files are compiled for nothing else.
+  set(JSARAG_HOPPER_SOURCES ${JSARAG_CUDA_SOURCES})
+  list(FILTER JSARAG_HOPPER_SOURCES INCLUDE REGEX "_wgmma\\.cu$")
+  list(FILTER JSARAG_CUDA_SOURCES EXCLUDE REGEX "_wgmma\\.cu$")
 endif()
 string(REPLACE "-real" "" JSARAG_CUDA_ARCH_NAMES "${JSARAG_CUDA_ARCHITECTURES}")
 string(REPLACE ";" "," JSARAG_CUDA_ARCH_NAMES "${JSARAG_CUDA_ARCH_NAMES}")
@@ -38,8 +42,8 @@ message(STATUS "jsarag: CUDA kernels ${JSARAG_USE_CUDA} (JSARAG_CUDA=${JSARAG_CU
 function(jsarag_add_cuda target)
   target_compile_definitions(${target} PRIVATE
                              JSARAG_CUDA_ARCHITECTURES="${JSARAG_CUDA_ARCH_NAMES}")
-  target_compile_options(${target} PRIVATE
-                         $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -lineinfo>)
+  set(options $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -lineinfo>)
+  target_compile_options(${target} PRIVATE ${options})
   if(NOT JSARAG_CUDA_ARCHITECTURES MATCHES "90a")
     return()
   endif()
@@ -48,8 +52,14 @@ function(jsarag_add_cuda target)
             "import importlib.util as u; s = u.find_spec('cutlass_library'); print(s.submodule_search_locations[0] if s else '')"
     OUTPUT_VARIABLE library OUTPUT_STRIP_TRAILING_WHITESPACE)
   if(library AND EXISTS "${library}/source/include/cutlass/cutlass.h")
-    target_include_directories(${target} SYSTEM PRIVATE "${library}/source/include")
+    add_library(${target}_hopper OBJECT ${JSARAG_HOPPER_SOURCES})
+    set_target_properties(${target}_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real
+                                                      CUDA_VISIBILITY_PRESET hidden)
+    target_compile_options(${target}_hopper PRIVATE ${options})
+    target_include_directories(${target}_hopper PRIVATE csrc/include csrc)
+    target_include_directories(${target}_hopper SYSTEM PRIVATE "${library}/source/include")
     target_compile_definitions(${target} PRIVATE JSARAG_WITH_CUTLASS=1)
+    target_link_libraries(${target} PRIVATE ${target}_hopper)
     return()
   endif()
   set(missing "jsarag: no CUTLASS headers beside ${Python_EXECUTABLE}, which the kernels for sm_90a "

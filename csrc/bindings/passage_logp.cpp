@@ -82,6 +82,43 @@ void bind_passage_logp(py::module_& m) {
            py::arg("softcap"));
   m.def("passage_logp_cpu", &forward, py::call_guard<py::gil_scoped_release>());
   m.def("passage_logp_backward_cpu", &backward, py::call_guard<py::gil_scoped_release>());
+#if JSARAG_WITH_CUDA
+  announce(m, "CUDA_OPS", "passage_logp");
+  m.def("passage_logp_cuda_scratch", [](const Inputs& inputs, int device) {
+    return passage_logp_cuda_scratch(inputs.read(), device);
+  });
+  m.def(
+      "passage_logp_cuda",
+      [](const Inputs& inputs, uintptr_t logp, uintptr_t counted, uintptr_t lse,
+         const CudaCall& call) {
+        PassageLogpParams params;
+        params.in = inputs.read();
+        params.logp = pointer<float>(logp);
+        params.counted = pointer<int32_t>(counted);
+        params.lse = pointer<double>(lse);
+        passage_logp_cuda(params, call);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def("passage_logp_gradient_cuda_scratch",
+        [](const Inputs& inputs) { return passage_logp_gradient_cuda_scratch(inputs.read()); });
+  m.def(
+      "passage_logp_gradient_cuda",
+      [](const Inputs& inputs, uintptr_t lse, uintptr_t grad_logp, int64_t first_word,
+         int64_t words, uintptr_t gradient, int64_t stride, const CudaCall& call) {
+        PassageLogpGradientParams params;
+        params.in = inputs.read();
+        params.lse = pointer<const double>(lse);
+        params.grad_logp = pointer<const float>(grad_logp);
+        params.first_word = first_word;
+        params.words = words;
+        params.gradient = pointer<void>(gradient);
+        params.stride = stride;
+        passage_logp_gradient_cuda(params, call);
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("lse"), py::arg("grad_logp"), py::arg("first_word"),
+      py::arg("words"), py::arg("gradient"), py::arg("stride"), py::arg("call"),
+      py::call_guard<py::gil_scoped_release>());
+#endif
 }
 
 }  // namespace jsarag::bindings

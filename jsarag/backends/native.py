@@ -122,6 +122,7 @@ class PassageLogpInputs:
         self.targets = targets.to(torch.int64).contiguous()
         self.cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
         self.sequences = cu_seqlens.numel() - 1
+        self.ignore_index = ignore_index
         self.record = module().PassageLogpInputs(
             tokens=hidden.shape[0],
             width=hidden.shape[1],
@@ -175,6 +176,87 @@ def passage_logp_backward_cpu(
         threads,
     )
     return grads[0], grads[1], grads[2]
+
+
+def passage_logp_cuda(inputs: PassageLogpInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """``passage_logp`` for f32 and bf16: logp f32 [S], tokens i32 [S], lse f64 [T]."""
+    device = inputs.hidden.device
+    logp = torch.empty(inputs.sequences, dtype=torch.float32, device=device)
+    tokens = torch.empty(inputs.sequences, dtype=torch.int32, device=device)
+    lse = torch.empty(inputs.hidden.shape[0], dtype=torch.float64, device=device)
+    scratch_bytes = module().passage_logp_cuda_scratch(inputs.record, device.index or 0)
+    call, _scratch = _cuda_call(device, scratch_bytes)
+    module().passage_logp_cuda(
+        inputs.record, logp.data_ptr(), tokens.data_ptr(), lse.data_ptr(), call
+    )
+    return logp, tokens, lse
+
+
+def passage_logp_backward_cuda(
+    inputs: PassageLogpInputs,
+    lse: Tensor,
+    grad_logp: Tensor,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients on hidden, weight and bias; an unwanted one comes back with no elements.
+
+    A chunk of words at a time: the kernel leaves the gradient on the chunk's logits, and torch's
+    matrix products spread it. Sums over the vocabulary are kept in f32.
+    """
+    hidden, weight = inputs.hidden, inputs.weight
+    (tokens, width), vocabulary = hidden.shape, weight.shape[0]
+    want_hidden, want_weight, want_bias = wanted
+    lse, grad_logp = lse.contiguous(), grad_logp.to(torch.float32).contiguous()
+    on_hidden = hidden.new_zeros((tokens, width) if want_hidden else (0,), dtype=torch.float32)
+    on_weight = weight.new_empty((vocabulary, width) if want_weight else (0,))
+    on_bias = weight.new_empty((vocabulary,) if want_bias else (0,))
+    # An ignored token may hold anything, and 0 * NaN is NaN.
+    dead = (inputs.targets == inputs.ignore_index)[:, None]
+    counted = hidden.masked_fill(dead, 0.0) if want_weight else hidden
+    most = gradient_words(tokens, vocabulary)
+    space = hidden.new_empty(tokens * (-(-most // 8) * 8))
+    scratch_bytes = module().passage_logp_gradient_cuda_scratch(inputs.record)
+    call, _scratch = _cuda_call(hidden.device, scratch_bytes)
+    for first in range(0, vocabulary if any(wanted) else 0, most):
+        words = min(most, vocabulary - first)
+        stride = -(-words // 8) * 8
+        module().passage_logp_gradient_cuda(
+            inputs.record,
+            lse=lse.data_ptr(),
+            grad_logp=grad_logp.data_ptr(),
+            first_word=first,
+            words=words,
+            gradient=space.data_ptr(),
+            stride=stride,
+            call=call,
+        )
+        chunk = space[: tokens * stride].view(tokens, stride)[:, :words]
+        if want_hidden:
+            on_hidden += _product_in_f32(chunk, weight[first : first + words])
+        if want_weight:
+            torch.mm(chunk.T, counted, out=on_weight[first : first + words])
+        if want_bias:
+            on_bias[first : first + words] = chunk.sum(0, dtype=torch.float32)
+    return on_hidden.to(hidden.dtype), on_weight, on_bias
+
+
+def gradient_words(tokens: int, vocabulary: int) -> int:
+    """Words whose logits' gradient [tokens, words] is in memory at once.
+
+    A sixteenth of the vocabulary, but enough for two waves of 128 x 256 tiles on a large GPU (32 MB
+    in bf16), where that is more: few tokens have few logits.
+    """
+    enough = max(vocabulary // 16, (1 << 24) // max(tokens, 1))
+    return max(min(-(-enough // 256) * 256, vocabulary), 1)
+
+
+def _product_in_f32(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right as f32: the sums of a bf16 product are not rounded to bf16."""
+    if left.dtype == torch.float32:
+        return left @ right
+    if left.device.type == "cuda":
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
 
 
 _SCALARS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}

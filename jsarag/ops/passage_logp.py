@@ -57,7 +57,8 @@ def passage_logp(
         sequence scores 0.
 
     Raises:
-        ShapeError, DtypeError: an argument is not as above, or a target is outside [0, V).
+        ShapeError, DtypeError: an argument is not as above, or a target is outside [0, V) (on a
+            GPU, where looking would mean waiting, such a target gives NaN).
     """
     _check(hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale)
     device = hidden.device.type
@@ -177,6 +178,8 @@ def _run(
     inputs = native.PassageLogpInputs(
         hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale, ignore_index
     )
+    if hidden.device.type == "cuda":
+        return native.passage_logp_cuda(inputs)
     return native.passage_logp_cpu(inputs, threads)
 
 
@@ -217,9 +220,10 @@ def _run_backward(
         hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale, ignore_index
     )
     want_hidden, want_weight, want_bias = wanted
-    return native.passage_logp_backward_cpu(
-        inputs, lse, grad_logp, (want_hidden, want_weight, want_bias), threads
-    )
+    want = (want_hidden, want_weight, want_bias)
+    if hidden.device.type == "cuda":
+        return native.passage_logp_backward_cuda(inputs, lse, grad_logp, want)
+    return native.passage_logp_backward_cpu(inputs, lse, grad_logp, want, threads)
 
 
 def _fake_backward(

@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 AMX = Path(__file__).parent / "amx"
 COMPILER = shutil.which("g++")
 CUDA = Path(__file__).parent / "cuda"
-# CUTLASS main loops cannot be emulated, and there is no device to name.
+# CUTLASS main loops cannot be emulated (tests/kernels/cuda/*_wgmma.cpp stand in for them), and there
+# is no device to name.
 NOT_EMULATED = ("device_info", "wgmma")
 FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-DJSARAG_X86=1", "-DJSARAG_WITH_CUDA=0"]
 
@@ -93,10 +94,12 @@ def run_with_emulated_tiles(tmp_path: Path) -> Callable[[str, Sequence[Path]], s
 
 def emulated_sources() -> list[Path]:
     """What the emulated module is compiled from."""
-    bindings = [ROOT / f"csrc/bindings/{name}.cpp" for name in ("cuda_call", "mis_chain", "scan")]
+    ops = ("cuda_call", "mis_chain", "passage_logp", "scan")
+    bindings = [ROOT / f"csrc/bindings/{name}.cpp" for name in ops]
     kernels = sorted((ROOT / "csrc/cuda").glob("*.cu"))
     return [
         CUDA / "module.cpp",
+        *sorted(CUDA.glob("*_wgmma.cpp")),
         *bindings,
         *(path for path in kernels if not any(word in path.stem for word in NOT_EMULATED)),
     ]
@@ -108,6 +111,7 @@ def build_emulated(folder: Path, pybind11: str) -> Path:
     includes.append(sysconfig.get_paths()["include"])
     flags = ["-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
     flags += ["-Wno-unknown-pragmas", "-DJSARAG_EMULATE_CUDA=1", "-DJSARAG_WITH_CUDA=1"]
+    flags += ["-DJSARAG_WITH_CUTLASS=1"]
     # Another name for the library: pybind11 keeps one table of types for all modules that agree in
     # it, and jsarag._native has the same types.
     flags += ['-DPYBIND11_STDLIB="_emulated"', *(f"-I{path}" for path in includes)]
@@ -171,7 +175,7 @@ def emulated_ops(emulated_cuda, monkeypatch):
     """``jsarag.ops`` with CPU tensors run the emulated CUDA kernels instead of the CPU's."""
     for op in ("scan", "draw", "log_partition", "log_partition_backward"):
         monkeypatch.setattr(native, f"{op}_cpu", getattr(native, f"{op}_cuda"))
-    for op in ("mis_chain", "row_errors"):
+    for op in ("mis_chain", "passage_logp", "passage_logp_backward", "row_errors"):
         kernel = getattr(native, f"{op}_cuda")
         monkeypatch.setattr(native, f"{op}_cpu", lambda *args, run=kernel: run(*args[:-1]))
     return emulated_cuda
@@ -179,12 +183,20 @@ def emulated_ops(emulated_cuda, monkeypatch):
 
 @pytest.fixture
 def chosen_backend(request, monkeypatch):
-    """Run ``jsarag.ops`` on a backend: ``chosen_backend(name)``, ``emulated`` among them."""
+    """Run ``jsarag.ops`` on a backend: ``chosen_backend(name)``, ``emulated`` among them.
+
+    ``emulated-hopper`` takes the main loops of compute capability 9.0 where there are some.
+    """
+    hopper = []
 
     def choose(name: str) -> str:
-        if name == "emulated":
-            request.getfixturevalue("emulated_ops")
-        monkeypatch.setenv("JSARAG_BACKEND", "cpu" if name == "emulated" else name)
+        if name.startswith("emulated"):
+            module = request.getfixturevalue("emulated_ops")
+            module.set_hopper(name == "emulated-hopper")
+            hopper.append(module)
+        monkeypatch.setenv("JSARAG_BACKEND", "cpu" if name.startswith("emulated") else name)
         return name
 
-    return choose
+    yield choose
+    for module in hopper:
+        module.set_hopper(False)

@@ -58,9 +58,6 @@ struct MmaGradient {
   }
 };
 
-__device__ inline uint32_t bf16_pair(float x, float y) {
-  return bf16_bits(x) | static_cast<uint32_t>(bf16_bits(y)) << 16;
-}
 __device__ inline float pair_first(uint32_t pair) {
   return bf16_value(static_cast<uint16_t>(pair & 0xffffu));
 }

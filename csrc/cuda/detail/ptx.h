@@ -24,6 +24,8 @@ inline void mma_bf16(float* sum, const uint32_t* a, const uint32_t* b) {
 inline void mma_f16(float* sum, const uint32_t* a, const uint32_t* b) {
   emulated::multiply_16x8x16(sum, a, b, f16_value);
 }
+inline float exp2_approximate(float x) { return std::exp2(x); }
+inline float divide_approximate(float x, float y) { return x / y; }
 inline void mma_s8(int* sum, const uint32_t* a, const uint32_t* b) {
   emulated::multiply_16x8x32(sum, a, b);
 }
@@ -87,6 +89,16 @@ __device__ inline void mma_s8(int* sum, const uint32_t* a, const uint32_t* b) {
       : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+// 2^x within 2^-22 of itself; results below the smallest normal number are 0.
+__device__ inline float exp2_approximate(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// x / y within two units in the last place, for y below 2^126.
+__device__ inline float divide_approximate(float x, float y) { return __fdividef(x, y); }
 
 #endif
 

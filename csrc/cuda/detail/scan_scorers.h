@@ -1,9 +1,8 @@
 // Scores of 32 passages against a group of queries, by one warp: the inner loop of the scan.
 //
-// Each chunk is 128 bytes of 32 rows in shared memory, row r's 16-byte piece c at place c ^ (r %
-// 8), so that neither the copies that bring it, nor ldmatrix, nor a lane's walk along its own row
-// meet a bank twice. What a score is made of depends on its passage and query alone, never on what
-// stands beside them.
+// Each chunk is 128 bytes of 32 rows in shared memory, swizzled (detail/swizzle.h), so that a
+// lane's walk along its own row meets no bank twice, either. What a score is made of depends on its
+// passage and query alone, never on what stands beside them.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +11,14 @@
 #include "cuda/detail/ptx.h"
 #include "cuda/detail/scan_queries.h"
 #include "cuda/detail/simt.h"
+#include "cuda/detail/swizzle.h"
 #include "jsarag/scan.h"
 
 namespace jsarag::cuda {
 
 constexpr int kWarpRows = 32;
-constexpr int kChunkPieces = kChunkBytes / 16;
-
-JSARAG_HOST_DEVICE inline int piece_offset(int row, int piece) {
-  return row * kChunkBytes + ((piece ^ (row & 7)) * 16);
-}
+constexpr int kChunkPieces = kSwizzledPieces;
+static_assert(kChunkBytes == kSwizzledBytes);
 
 // Tensor cores: passages are an instruction's 16 rows, queries its 8 columns. A lane ends with four
 // rows (`row`) of 2 * kBlocks queries (`query`).

@@ -29,6 +29,11 @@ __device__ inline uint16_t bf16_bits(float x) {
 #endif
 }
 
+// Two of them in one register, the first in the low half.
+__device__ inline uint32_t bf16_pair(float first, float second) {
+  return bf16_bits(first) | static_cast<uint32_t>(bf16_bits(second)) << 16;
+}
+
 __device__ inline float bf16_value(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }

@@ -2,7 +2,10 @@
 // [T, V] logits (jsarag/ops/passage_logp.py has the rules, jsarag/ops/reference the definition).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#include "jsarag/cuda_call.h"
 
 namespace jsarag {
 
@@ -42,8 +45,27 @@ struct PassageLogpBackwardParams {
   void* grad_bias = nullptr;         // [V] like bias, out, or null
 };
 
+// A chunk of the vocabulary: the gradient on its products hidden weight^T, from which those on
+// hidden, weight and bias follow by two matrix products and a sum.
+struct PassageLogpGradientParams {
+  PassageLogpInputs in;
+  const double* lse = nullptr;       // [T] f64, from the forward pass
+  const float* grad_logp = nullptr;  // [S] f32
+  int64_t first_word = 0, words = 0;
+  void* gradient =
+      nullptr;         // [T, stride] like hidden, out; 16-byte aligned. Rows of ignored tokens
+                       // and of sequences with gradient 0 are 0, as are columns past `words`
+  int64_t stride = 0;  // in elements, a multiple of 8
+};
+
 // On at most `threads` threads; the results are bit-equal for any number of them.
 void passage_logp_cpu(const PassageLogpParams& params, int threads);
 void passage_logp_backward_cpu(const PassageLogpBackwardParams& params, int threads);
+
+// On the GPU no target is checked, which would mean waiting: one that is no word gives NaN.
+size_t passage_logp_cuda_scratch(const PassageLogpInputs& in, int device);
+void passage_logp_cuda(const PassageLogpParams& params, const CudaCall& call);
+size_t passage_logp_gradient_cuda_scratch(const PassageLogpInputs& in);
+void passage_logp_gradient_cuda(const PassageLogpGradientParams& params, const CudaCall& call);
 
 }  // namespace jsarag

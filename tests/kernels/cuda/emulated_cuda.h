@@ -91,6 +91,8 @@ struct Machine {
 
 inline Machine machine;
 inline size_t shared_memory_limit = 232448;
+// Whether kernels for compute capability 9.0 are chosen.
+inline bool hopper = false;
 
 inline Fibre& fibre() { return machine.fibres[machine.thread.x]; }
 inline Warp& warp() { return machine.warps[machine.thread.x / 32]; }

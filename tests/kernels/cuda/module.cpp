@@ -9,6 +9,7 @@
 #include "jsarag/draw.h"
 #include "jsarag/log_partition.h"
 #include "jsarag/mis_chain.h"
+#include "jsarag/passage_logp.h"
 #include "jsarag/scan.h"
 
 namespace jsarag {
@@ -20,6 +21,8 @@ namespace {
 
 void scan_cpu(const ScanParams&) { no_cpu(); }
 void mis_chain_cpu(const MisChainParams&, int) { no_cpu(); }
+void passage_logp_cpu(const PassageLogpParams&, int) { no_cpu(); }
+void passage_logp_backward_cpu(const PassageLogpBackwardParams&, int) { no_cpu(); }
 void row_errors_cpu(const RowErrorParams&) { no_cpu(); }
 void draw_cpu(const DrawParams&) { no_cpu(); }
 void log_partition_cpu(const LogPartitionParams&) { no_cpu(); }
@@ -31,6 +34,8 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("shared_memory_limit", [] { return emulated::shared_memory_limit; });
   m.def("set_shared_memory_limit", [](size_t bytes) { emulated::shared_memory_limit = bytes; });
   jsarag::bindings::bind_cuda_call(m);
+  m.def("set_hopper", [](bool on) { emulated::hopper = on; });
   jsarag::bindings::bind_mis_chain(m);
+  jsarag::bindings::bind_passage_logp(m);
   jsarag::bindings::bind_scan(m);
 }
