@@ -128,12 +128,15 @@ void bind_scan(py::module_& m) {
   };
   m.def(
       "scan_cuda_scratch",
-      [with_scan](const ScanInputs& in, int64_t k, const std::optional<PassagesView>& exact) {
+      [with_scan](const ScanInputs& in, int64_t k, bool tile_lse,
+                  const std::optional<PassagesView>& exact, int device) {
         // What is no null pointer is asked for; nothing is read.
-        return with_scan(in, k, 0, 0, 0, exact, 1, 1,
-                         [](const ScanParams& params) { return scan_cuda_scratch(params); });
+        return with_scan(in, k, 0, 0, tile_lse ? 1 : 0, exact, 1, 1, [&](const ScanParams& params) {
+          return scan_cuda_scratch(params, device);
+        });
       },
-      py::arg("inputs"), py::kw_only(), py::arg("k"), py::arg("exact"));
+      py::arg("inputs"), py::kw_only(), py::arg("k"), py::arg("tile_lse"), py::arg("exact"),
+      py::arg("device"));
   m.def(
       "scan_cuda",
       [with_scan](const ScanInputs& in, int64_t k, uintptr_t ids, uintptr_t scores,
@@ -193,8 +196,10 @@ void bind_scan(py::module_& m) {
   };
   m.def(
       "log_partition_cuda_scratch",
-      [forward](const ScanInputs& in) { return log_partition_cuda_scratch(forward(in, 0)); },
-      py::arg("inputs"));
+      [forward](const ScanInputs& in, int device) {
+        return log_partition_cuda_scratch(forward(in, 0), device);
+      },
+      py::arg("inputs"), py::kw_only(), py::arg("device"));
   m.def(
       "log_partition_cuda",
       [forward](const ScanInputs& in, uintptr_t lse, const CudaCall& call) {

@@ -182,11 +182,13 @@ float* place(const LogPartitionParams& p, Scratch& scratch) {
 }  // namespace
 }  // namespace cuda
 
-size_t log_partition_cuda_scratch(const LogPartitionParams& p) {
+size_t log_partition_cuda_scratch(const LogPartitionParams& p, int device) {
   using namespace cuda;
   Scratch scratch(nullptr);
-  float* tile_lse = place(p, scratch);
-  scratch.take<char>(static_cast<int64_t>(scan_cuda_scratch(mass_scan(p, tile_lse))));
+  place(p, scratch);
+  // Asked for, wherever it will be.
+  float somewhere = 0.0f;
+  scratch.take<char>(static_cast<int64_t>(scan_cuda_scratch(mass_scan(p, &somewhere), device)));
   return scratch.used();
 }
 
@@ -200,7 +202,7 @@ void log_partition_cuda(const LogPartitionParams& p, const CudaCall& call) {
   if (tiles > 0) {
     const ScanParams scan = mass_scan(p, tile_lse);
     CudaCall inner = call;
-    inner.scratch_bytes = scan_cuda_scratch(scan);
+    inner.scratch_bytes = scan_cuda_scratch(scan, call.device);
     inner.scratch = scratch.take<char>(static_cast<int64_t>(inner.scratch_bytes));
     scratch.require(call.scratch_bytes, "log_partition");
     scan_cuda(scan, inner);

@@ -1,6 +1,7 @@
 // scan on CUDA: queries packed once, one streaming pass per batch of queries
 // (detail/scan_stream.h), one merge; for a certified scan, exact scores of what may be among the k
-// best, and a second pass for queries whose candidates were too few to be certain.
+// best, and a second pass for queries whose candidates were too few to be certain. Many queries go
+// through Hopper's tensor cores in waves of passages instead (detail/scan_waves.h).
 #include "jsarag/scan.h"
 
 #include <algorithm>
@@ -13,6 +14,10 @@
 #include "cuda/detail/scan_stream.h"
 #include "cuda/detail/scratch.h"
 #include "cuda/detail/top_k.h"
+#if JSARAG_WITH_CUTLASS
+#include "cuda/detail/scan_waves.h"
+#include "cuda/detail/scan_wgmma.h"
+#endif
 
 namespace jsarag {
 namespace cuda {
@@ -224,17 +229,132 @@ __global__ void __launch_bounds__(kRescoreThreads) rescore_kernel(RescoreWork w)
   w.wanted[query] = all || (total >= w.k && key_score(~best[w.k - 1]) > key_score(last)) ? 0 : 1;
 }
 
+#if JSARAG_WITH_CUTLASS
+// A batch in waves: what it needs, and whether it may.
+struct WavePlan {
+  bool fits = false;
+  ScanProduct product{};
+  float* factors = nullptr;
+  WaveHits hits{};
+  float* peaks = nullptr;
+  float* sums = nullptr;
+
+  WavePlan(const ScanParams& p, int device, Scratch& scratch) {
+    if (p.queries.count < kFewestWaveQueries || p.k > kMostWaveHits || p.certify != nullptr ||
+        p.passages.count == 0)
+      return;
+    const int64_t stride = ceil_div(p.queries.width, 8) * 8;
+    product = {nullptr,         stride,
+               p.passages.data, p.passages.row_bytes / 2,
+               p.passages.type, static_cast<int>(p.queries.width)};
+    fits = p.passages.row_bytes % 2 == 0 && scan_wgmma_fits(product, device);
+    if (!fits) return;
+    const int64_t queries = std::min(p.queries.count, kWaveQueries);
+    hits.k = static_cast<int>(p.k);
+    hits.capacity = wave_capacity(hits.k);
+    product.queries = scratch.take<uint16_t>(queries * stride);
+    factors = scratch.take<float>(queries);
+    hits.best = scratch.take<Key>(queries * hits.k);
+    hits.found = scratch.take<int>(queries);
+    hits.candidates = scratch.take<Key>(queries * hits.capacity);
+    hits.counts = scratch.take<int>(queries);
+    hits.thresholds = scratch.take<float>(queries);
+    // Of all queries: the pass that answers them comes at the end.
+    hits.overflowed = scratch.take<int>(p.queries.count);
+    int64_t most = 0;
+    for (int64_t first = 0; first < p.passages.count;) {
+      const int64_t size = wave_size(first, p.passages.count, queries, hits.k, p.tile_lse);
+      most = std::max(most, size);
+      first += size;
+    }
+    if (p.tile_lse == nullptr) return;
+    peaks = scratch.take<float>(queries * ceil_div(most, kScanColumns));
+    sums = scratch.take<float>(queries * ceil_div(most, kScanColumns));
+  }
+};
+
+unsigned wave_blocks(int64_t threads) {
+  return static_cast<unsigned>(ceil_div(threads, kWaveThreads));
+}
+
+// Queries begin .. begin + count, all passages.
+void run_waves(const ScanParams& p, WavePlan plan, int64_t begin, int count, const CudaCall& call) {
+  const int64_t width = p.queries.width, tiles = ceil_div(p.passages.count, kTile);
+  const QueriesView queries{p.queries.data + begin * width, count, width};
+  auto* rounded = static_cast<uint16_t*>(const_cast<void*>(plan.product.queries));
+  const LaunchShape block_per_query{static_cast<unsigned>(count), kPackThreads, 0};
+  if (p.passages.type == ScalarType::bf16)
+    launch("scan: round queries", round_scan_queries_kernel<ScalarType::bf16>, block_per_query,
+           call.stream, queries, rounded, plan.product.query_stride, plan.factors);
+  else
+    launch("scan: round queries", round_scan_queries_kernel<ScalarType::f16>, block_per_query,
+           call.stream, queries, rounded, plan.product.query_stride, plan.factors);
+  WaveHits hits = plan.hits;
+  hits.overflowed += begin;
+  launch("scan: begin waves", begin_waves_kernel, LaunchShape{wave_blocks(count), kWaveThreads, 0},
+         call.stream, hits, count);
+  const bool excluding = p.exclude.ids != nullptr && p.exclude.per_query > 0;
+  const MergeOutput out{p.ids + begin * p.k, p.scores + begin * p.k, nullptr};
+  for (int64_t first = 0; first < p.passages.count;) {
+    ScanProduct product = plan.product;
+    product.passages = static_cast<const char*>(p.passages.data) + first * p.passages.row_bytes;
+    ScanWave wave{};
+    wave.queries = count;
+    wave.first = first;
+    wave.count =
+        static_cast<int>(wave_size(first, p.passages.count, count, hits.k, p.tile_lse != nullptr));
+    wave.factors = plan.factors;
+    wave.inv_temperature = p.inv_temperature;
+    wave.thresholds = hits.thresholds;
+    wave.exclude = excluding ? p.exclude.ids + begin * p.exclude.per_query : nullptr;
+    wave.excluded = p.exclude.per_query;
+    wave.candidates = hits.candidates;
+    wave.counts = hits.counts;
+    wave.capacity = hits.capacity;
+    wave.peaks = plan.peaks;
+    wave.sums = plan.sums;
+    launch_scan_wgmma(product, wave, call.device, call.stream);
+    if (p.tile_lse != nullptr)
+      launch("scan: join halves", join_halves_kernel,
+             LaunchShape{wave_blocks(count * ceil_div(wave.count, kTile)), kWaveThreads, 0},
+             call.stream, wave, p.tile_lse + begin * tiles, tiles);
+    first += wave.count;
+    if (hits.k > 0)
+      launch("scan: keep best", keep_best_kernel,
+             LaunchShape{static_cast<unsigned>(count), kWaveThreads,
+                         static_cast<size_t>(hits.k) * sizeof(Key)},
+             call.stream, hits, first == p.passages.count, out);
+  }
+}
+#endif
+
 // What scan_cuda does, in order, over real scratch or over none, which measures it.
 struct ScanPlan {
   Pass first, second;
   PassPlan first_plan, second_plan;
   Key* candidates = nullptr;
   int* wanted = nullptr;
+#if JSARAG_WITH_CUTLASS
+  WavePlan waves;
+#endif
 
-  ScanPlan(const ScanParams& p, Scratch& scratch) {
+  ScanPlan(const ScanParams& p, [[maybe_unused]] int device, Scratch& scratch)
+#if JSARAG_WITH_CUTLASS
+      : waves(p, device, scratch)
+#endif
+  {
     const auto k = static_cast<int>(p.k);
     first = {p.queries,  p.passages, p.exclude, p.inv_temperature, k,
              p.tile_lse, nullptr,    nullptr,   nullptr,           {p.ids, p.scores, nullptr}};
+#if JSARAG_WITH_CUTLASS
+    if (waves.fits) {
+      second = first;
+      second.tile_lse = nullptr;
+      second.wanted = waves.hits.overflowed;
+      if (k > 0) second_plan = plan_pass(second, scratch);
+      return;
+    }
+#endif
     if (p.certify != nullptr && k > 0) {
       const int count = candidates_for(k);
       candidates = scratch.take<Key>(p.queries.count * count);
@@ -256,9 +376,9 @@ struct ScanPlan {
 }  // namespace
 }  // namespace cuda
 
-size_t scan_cuda_scratch(const ScanParams& p) {
+size_t scan_cuda_scratch(const ScanParams& p, int device) {
   cuda::Scratch scratch(nullptr);
-  const cuda::ScanPlan plan(p, scratch);
+  const cuda::ScanPlan plan(p, device, scratch);
   return scratch.used();
 }
 
@@ -267,8 +387,18 @@ void scan_cuda(const ScanParams& p, const CudaCall& call) {
   if (p.queries.count == 0) return;
   const DeviceGuard guard(call.device);
   Scratch scratch(call.scratch);
-  const ScanPlan plan(p, scratch);
+  const ScanPlan plan(p, call.device, scratch);
   scratch.require(call.scratch_bytes, "scan");
+#if JSARAG_WITH_CUTLASS
+  if (plan.waves.fits) {
+    for (int64_t begin = 0; begin < p.queries.count; begin += kWaveQueries)
+      run_waves(p, plan.waves, begin,
+                static_cast<int>(std::min(kWaveQueries, p.queries.count - begin)), call);
+    // Ends at once where no query overflowed.
+    if (p.k > 0) run_pass(plan.second, plan.second_plan, call);
+    return;
+  }
+#endif
   run_pass(plan.first, plan.first_plan, call);
   if (plan.candidates == nullptr) return;
   const PassagesView& exact = p.certify->exact;

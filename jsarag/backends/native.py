@@ -359,7 +359,9 @@ def scan_cuda(
     scores = torch.empty((batch, k), dtype=torch.float32, device=device)
     lse = torch.empty((batch, tiles or 0), dtype=torch.float32, device=device)
     exact = None if certificate is None else certificate.view
-    scratch_bytes = module().scan_cuda_scratch(inputs.record, k=k, exact=exact)
+    scratch_bytes = module().scan_cuda_scratch(
+        inputs.record, k=k, tile_lse=bool(tiles), exact=exact, device=device.index or 0
+    )
     call, _scratch = _cuda_call(device, scratch_bytes)
     module().scan_cuda(
         inputs.record,
@@ -472,7 +474,8 @@ def log_partition_cuda(inputs: ScanInputs) -> Tensor:
     """``log_partition``: f32 [B]."""
     device = inputs.queries.device
     lse = torch.empty(inputs.queries.shape[0], dtype=torch.float32, device=device)
-    call, _scratch = _cuda_call(device, module().log_partition_cuda_scratch(inputs.record))
+    scratch_bytes = module().log_partition_cuda_scratch(inputs.record, device=device.index or 0)
+    call, _scratch = _cuda_call(device, scratch_bytes)
     module().log_partition_cuda(inputs.record, lse=lse.data_ptr(), call=call)
     return lse
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 AMX = Path(__file__).parent / "amx"
 COMPILER = shutil.which("g++")
 CUDA = Path(__file__).parent / "cuda"
-# CUTLASS main loops cannot be emulated (tests/kernels/cuda/*_wgmma.cpp stand in for them), and there
+# CUTLASS main loops cannot be emulated, tests/kernels/cuda/*_wgmma.cpp stand in for them; and there
 # is no device to name.
 NOT_EMULATED = ("device_info", "wgmma")
 FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-DJSARAG_X86=1", "-DJSARAG_WITH_CUDA=0"]

@@ -183,7 +183,8 @@ void PanelScorer::load(int64_t first, int64_t count) {
   packed_ = false;
   scaled_ = passages_.scales != nullptr;
   if (scaled_) {
-    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(passages_.scales + first + count + i);
+    for (int64_t i = 0; i < count; i += 16)
+      __builtin_prefetch(passages_.scales + first + count + i);
     std::memcpy(row_scale_.data(), passages_.scales + first, count * sizeof(float));
     std::fill(row_scale_.data() + count, row_scale_.data() + kPanelRows, 0.0f);
   }

@@ -105,6 +105,44 @@ __device__ inline PackingSums block_sums(PackingSums own, PackingSums* shared) {
   return shared[0];
 }
 
+// The largest finite size of a query's numbers, for the whole block; *broken: whether some are not
+// finite.
+__device__ inline float query_peak(const float* query, int64_t width, float* largest, int* broken) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) *broken = 0;
+  __syncthreads();
+  float peak = 0.0f;
+  for (int64_t d = thread; d < width; d += kPackThreads) {
+    const float size = fabsf(query[d]);
+    if (size < kInfinity)
+      peak = size > peak ? size : peak;
+    else
+      atomicExch(broken, 1);
+  }
+  largest[thread] = peak;
+  __syncthreads();
+  for (int half = kPackThreads / 2; half > 0; half /= 2) {
+    if (thread < half && largest[thread + half] > largest[thread])
+      largest[thread] = largest[thread + half];
+    __syncthreads();
+  }
+  return largest[0];
+}
+
+// What an f16 query is multiplied by before it is rounded, and its scores afterwards: powers of two
+// that bring the largest number into [2^14, 2^15). Both are normal numbers.
+struct F16Scale {
+  float scale, factor;
+};
+__device__ inline F16Scale f16_scale(float peak) {
+  if (!(peak > 0.0f)) return {1.0f, 1.0f};
+  int exponent = 0;
+  frexpf(peak, &exponent);
+  int shift = 15 - exponent;
+  shift = shift > 126 ? 126 : shift < -113 ? -113 : shift;
+  return {ldexpf(1.0f, shift), ldexpf(1.0f, -shift)};
+}
+
 // One block per packed query. A group's numbers lie as the lanes of a warp read them:
 //   f32   [width / 4][size][4]
 //   else  [width in steps of 32 bytes][size / 8][32 lanes][parts][2][4 bytes]: a lane's share of an
@@ -123,35 +161,14 @@ __global__ void __launch_bounds__(kPackThreads)
   float scale = 1.0f, factor = 1.0f;
   const int limit = integer_limit(width);
   if (kType == ScalarType::i8 || kType == ScalarType::f16) {
-    if (thread == 0) broken = 0;
-    __syncthreads();
-    float peak = 0.0f;
-    for (int64_t d = thread; there && d < width; d += kPackThreads) {
-      const float size = fabsf(own[d]);
-      if (size < kInfinity)
-        peak = size > peak ? size : peak;
-      else
-        atomicExch(&broken, 1);
-    }
-    largest[thread] = peak;
-    __syncthreads();
-    for (int half = kPackThreads / 2; half > 0; half /= 2) {
-      if (thread < half && largest[thread + half] > largest[thread])
-        largest[thread] = largest[thread + half];
-      __syncthreads();
-    }
-    peak = largest[0];
+    const float peak = query_peak(own, there ? width : 0, largest, &broken);
     if (kType == ScalarType::i8) {
       // A query that is not finite has NaN for every score.
       factor = broken ? kNan : peak / static_cast<float>(limit);
-    } else if (peak > 0.0f) {
-      int exponent = 0;
-      frexpf(peak, &exponent);
-      // The largest number lands in [2^14, 2^15); both powers are normal numbers.
-      int shift = 15 - exponent;
-      shift = shift > 126 ? 126 : shift < -113 ? -113 : shift;
-      scale = ldexpf(1.0f, shift);
-      factor = ldexpf(1.0f, -shift);
+    } else {
+      const F16Scale scales = f16_scale(peak);
+      scale = scales.scale;
+      factor = scales.factor;
     }
   }
 

@@ -16,7 +16,7 @@ struct LogPartitionParams {
 };
 
 void log_partition_cpu(const LogPartitionParams& params);
-size_t log_partition_cuda_scratch(const LogPartitionParams& params);
+size_t log_partition_cuda_scratch(const LogPartitionParams& params, int device);
 void log_partition_cuda(const LogPartitionParams& params, const CudaCall& call);
 
 struct LogPartitionBackwardParams {

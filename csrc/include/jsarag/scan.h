@@ -62,7 +62,8 @@ struct ScanParams {
 };
 
 void scan_cpu(const ScanParams& params);
-size_t scan_cuda_scratch(const ScanParams& params);
+// tile_lse tells by being null or not whether it is asked for; nothing is read or written.
+size_t scan_cuda_scratch(const ScanParams& params, int device);
 void scan_cuda(const ScanParams& params, const CudaCall& call);
 
 struct RowErrorParams {
