@@ -7,6 +7,7 @@ everything runs on the reference; :data:`MISSING` says why it is not there.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 from typing import Any
@@ -25,9 +26,21 @@ CPU_OPS: frozenset[str] = frozenset(getattr(_module, "CPU_OPS", ()))
 CUDA_OPS: frozenset[str] = frozenset(getattr(_module, "CUDA_OPS", ()))
 
 
+# bf16 products by mma.sync and asynchronous copies: older GPUs run the reference.
+_LEAST_CAPABILITY = (8, 0)
+
+
 def native_ops(device: str) -> frozenset[str]:
     """Ops the compiled module has for ``cpu`` or ``cuda``."""
-    return CUDA_OPS if device == "cuda" else CPU_OPS
+    if device != "cuda":
+        return CPU_OPS
+    return CUDA_OPS if CUDA_OPS and _capability() >= _LEAST_CAPABILITY else frozenset()
+
+
+@functools.cache
+def _capability() -> tuple[int, int]:
+    """Of the current CUDA device; (0, 0) without one."""
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
 
 
 def module() -> Any:

@@ -4,6 +4,7 @@ C++, and the CUDA kernels as a module in which a block's threads are fibres.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jsarag import ops
 from jsarag.backends import native
 
 ROOT = Path(__file__).parents[2]
@@ -181,15 +183,66 @@ def emulated_ops(emulated_cuda, monkeypatch):
     return emulated_cuda
 
 
+def to_cuda(value):
+    """A tensor on the GPU, lying there as it lay here; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.requires_grad or value.is_contiguous():
+        return value.to("cuda")
+    flat = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    return flat.to("cuda").as_strided(value.size(), value.stride(), value.storage_offset())
+
+
+def on_cuda(op):
+    """An op of ``jsarag.ops`` that runs on the GPU and takes and gives tensors of the CPU."""
+
+    @functools.wraps(op)
+    def call(*args, **options):
+        moved = {name: to_cuda(value) for name, value in options.items()}
+        result = op(*map(to_cuda, args), **moved)
+        if isinstance(result, torch.Tensor):
+            return result.cpu()
+        return type(result)(*(None if part is None else part.cpu() for part in result))
+
+    return call
+
+
+@pytest.fixture
+def cuda_ops(monkeypatch):
+    """``jsarag.ops`` on the GPU for tensors of the CPU; what ops allocate there is poisoned."""
+    if not torch.cuda.is_available():
+        if os.environ.get("JSARAG_REQUIRE") == "cuda":
+            pytest.fail("JSARAG_REQUIRE=cuda, and torch finds no CUDA device")
+        pytest.skip("no CUDA device")
+    empty = torch.empty
+
+    def poisoned(*args, **options):
+        tensor = empty(*args, **options)
+        if tensor.is_cuda and tensor.numel() and tensor.is_contiguous():
+            tensor.view(torch.uint8).fill_(0xFF)
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    for name in ("scan", "draw", "log_partition", "mis_chain", "passage_logp", "row_errors"):
+        monkeypatch.setattr(ops, name, on_cuda(getattr(ops, name)))
+    return ops
+
+
 @pytest.fixture
 def chosen_backend(request, monkeypatch):
     """Run ``jsarag.ops`` on a backend: ``chosen_backend(name)``, ``emulated`` among them.
 
-    ``emulated-hopper`` takes the main loops of compute capability 9.0 where there are some.
+    ``emulated-hopper`` takes the main loops of compute capability 9.0 where there are some;
+    ``cuda`` runs tensors of the CPU on the GPU.
     """
     hopper = []
 
     def choose(name: str) -> str:
+        if name == "cuda":
+            request.getfixturevalue("cuda_ops")
+            # What runs on the CPU all the same (the float64 reference) chooses for itself.
+            monkeypatch.setenv("JSARAG_BACKEND", "auto")
+            return name
         if name.startswith("emulated"):
             module = request.getfixturevalue("emulated_ops")
             module.set_hopper(name == "emulated-hopper")

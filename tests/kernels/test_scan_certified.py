@@ -17,7 +17,12 @@ needs_kernel = pytest.mark.skipif(
 )
 
 
-BACKENDS = ["reference", pytest.param("cpu", marks=needs_kernel), "emulated"]
+BACKENDS = [
+    "reference",
+    pytest.param("cpu", marks=needs_kernel),
+    "emulated",
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
 
 
 @pytest.fixture(params=BACKENDS, autouse=True)

@@ -45,7 +45,7 @@ from jsarag_bench.rows import append_row, results_folder
 BACKENDS = ("reference", "auto")
 # Optimizer steps of a run.
 CASES = {"demo": 20, "large": 8}
-LARGE_PASSAGES = 100_000
+LARGE_PASSAGES = 50_000
 LARGE_WORDS = 10  # of a passage that is not the demo's
 # The chain's kernel is part of the step with `mis`; evaluation is not what is measured.
 ARGUMENTS = (
