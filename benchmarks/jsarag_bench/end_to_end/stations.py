@@ -8,7 +8,7 @@ of the step took from the run's own metrics. ``--append`` keeps a row per backen
 ``benchmarks/results/<machine>/stations.jsonl``. Cases:
 
 * ``demo``: the embedded demo, 1,320 passages, its copy network.
-* ``large``: the demo's questions over 100,000 passages (its own, and short texts of their words)
+* ``large``: the demo's questions over 50,000 passages (its own, and short texts of their words)
   and a causal language model of two layers with a vocabulary of 30,522, as BERT's. Its weights are
   random: what a step costs does not depend on them.
 """
