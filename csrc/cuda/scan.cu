@@ -251,7 +251,7 @@ struct WavePlan {
     if (!fits) return;
     const int64_t queries = std::min(p.queries.count, kWaveQueries);
     hits.k = static_cast<int>(p.k);
-    hits.capacity = wave_capacity(hits.k);
+    hits.capacity = hits.k > 0 ? wave_capacity(hits.k) : 0;  // masses alone have no candidates
     product.queries = scratch.take<uint16_t>(queries * stride);
     factors = scratch.take<float>(queries);
     hits.best = scratch.take<Key>(queries * hits.k);

@@ -85,14 +85,24 @@ __device__ inline void finish_scan_tile(float* products, int row, int column, in
       float& score = products[j / 2 * 4 + half * 2 + j % 2];
       score = there && j / 2 * 8 + own + j % 2 < inside ? score * factor : -kInfinity;
     }
-    if (there && wave.exclude != nullptr) {
-      for (int64_t e = 0; e < wave.excluded; ++e) {
-        const int64_t at = wave.exclude[query * wave.excluded + e] - wave.first - column;
-        if (at < 0 || at >= inside || at % 8 / 2 * 2 != own) continue;
-        // Registers have no addresses: each asks whether it is meant.
+    if (wave.exclude != nullptr) {
+      const int64_t* ids = wave.exclude + (there ? query : 0) * wave.excluded;
+      // Few tiles hold an excluded passage. A quarter of the list per lane, and loads that do not
+      // wait for each other, tell whether this one does.
+      bool meant = false;
+      for (int64_t e = lane % 4; there && e < wave.excluded; e += 4) {
+        const int64_t at = ids[e] - wave.first - column;
+        meant = meant | (at >= 0 && at < inside);
+      }
+      if (__any_sync(0xffffffffu, meant)) {
+        for (int64_t e = 0; there && e < wave.excluded; ++e) {
+          const int64_t at = ids[e] - wave.first - column;
+          if (at < 0 || at >= inside || at % 8 / 2 * 2 != own) continue;
+          // Registers have no addresses: each asks whether it is meant.
 #pragma unroll
-        for (int j = 0; j < kOwn; ++j)
-          if (j / 2 * 8 + own + j % 2 == at) products[j / 2 * 4 + half * 2 + j % 2] = -kInfinity;
+          for (int j = 0; j < kOwn; ++j)
+            if (j / 2 * 8 + own + j % 2 == at) products[j / 2 * 4 + half * 2 + j % 2] = -kInfinity;
+        }
       }
     }
     if (wave.peaks != nullptr) {
@@ -138,6 +148,8 @@ __device__ inline void finish_scan_tile(float* products, int row, int column, in
       ++place;
     }
   }
+  // The main loop's instructions want the warp in one piece.
+  __syncwarp();
 }
 
 }  // namespace jsarag::cuda
