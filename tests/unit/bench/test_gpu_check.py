@@ -133,7 +133,7 @@ def test_the_parts_of_a_gpu_run_name_the_device(script, tmp_path):
     assert "cmake.define.JSARAG_CUDA_ARCHITECTURES=90a-real" in commands["build"][1]
     assert commands["memcheck"][0][:3] == ["compute-sanitizer", "--tool", "memcheck"]
     assert commands["racecheck"][0][2] == "racecheck"
-    assert "gpu" in commands["tests"][0]
+    assert "gpu and not slow" in commands["tests"][0]
     assert "cuda" in commands["training"][0]
     assert "--full" in commands["bench"][0]
     assert check.environment()["JSARAG_REQUIRE"] == "cuda"
