@@ -60,7 +60,7 @@ def test_logp_is_the_softmax_over_all_passages(backend, dtype):
         scores[row, columns[columns >= 0]] = -INF
     expected = scores.log_softmax(1).gather(1, found.ids)
     room = {"bfloat16": 3e-2, "int8": 1e-3, "float64": 1e-12}.get(dtype, 2e-5)
-    if dtype == "float16" and backend == "emulated":
+    if dtype == "float16" and backend in ("emulated", "cuda"):
         room = 4e-3  # CUDA rounds the queries to 11 bits, too
     torch.testing.assert_close(found.logp.double(), expected, atol=room, rtol=0)
     assert found.ids.dtype == torch.int64

@@ -27,6 +27,8 @@ NAN, INF = math.nan, math.inf
 EPS32 = torch.finfo(torch.float32).eps
 # Other random calls than everybody's: scripts/gpu_check makes new ones each time.
 OFFSET = int(os.environ.get("JSARAG_FUZZ_OFFSET", "0"))
+# By the passages' dtype: kernels may round queries to it.
+QUERY_ROUNDING = {torch.bfloat16: 2.0**-8}
 SEEDS = [*range(60), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(60, 1500))]
 
 pytestmark = pytest.mark.skipif(bool(native.MISSING), reason=native.MISSING or "compiled")
@@ -35,6 +37,8 @@ pytestmark = pytest.mark.skipif(bool(native.MISSING), reason=native.MISSING or "
 @pytest.fixture(autouse=True, params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def backend(request, chosen_backend, monkeypatch):
     chosen_backend(request.param)
+    if request.param == "cuda":
+        monkeypatch.setitem(QUERY_ROUNDING, torch.float16, 2.0**-11)
     # Not every dtype has a kernel.
     monkeypatch.delenv("JSARAG_BACKEND")
     return request.param
@@ -203,8 +207,7 @@ def truth(
     width, count = rows.shape[1], rows.shape[0]
     # One rounding per term, of pairs added up in any order.
     error = sizes * (width + 8) * 2 * EPS32
-    if passages.dtype == torch.bfloat16:  # queries may be rounded, too
-        error += sizes * 2.0**-8
+    error += sizes * QUERY_ROUNDING.get(passages.dtype, 0.0)
     if passages.dtype == torch.int8 and width:
         limit = min(32767, 2**31 // (128 * width) - 1)
         step = left.abs().amax(1, keepdim=True) / limit

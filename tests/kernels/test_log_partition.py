@@ -81,7 +81,7 @@ def test_value_and_gradient_against_float64(backend, batch, count, width, dtype)
     )
     # bf16 arithmetic rounds the queries to 8 bits, int8 arithmetic to 15.
     room = {"bfloat16": 2e-2, "int8": 2e-4}.get(dtype, 3e-6)
-    if dtype == "float16" and backend == "emulated":
+    if dtype == "float16" and backend in ("emulated", "cuda"):
         room = 2.5e-3  # CUDA rounds the queries to 11 bits, too
     scale = float(passages.double().abs().max()) * (1 if scales is None else float(scales.max()))
     torch.testing.assert_close(value.double(), exact, atol=room, rtol=room)

@@ -137,7 +137,9 @@ def test_stored_errors_are_used_as_given(backend):
         assert not torch.equal(fooled.ids, wanted.ids)
 
 
-def test_computed_errors_are_kept_until_a_tensor_changes(monkeypatch):
+def test_computed_errors_are_kept_until_a_tensor_changes(backend, monkeypatch):
+    if backend == "cuda":
+        pytest.skip("there each call gets tensors of its own")
     calls = []
     compute = rounding.row_errors
     monkeypatch.setattr(rounding, "row_errors", lambda *args: calls.append(args) or compute(*args))
