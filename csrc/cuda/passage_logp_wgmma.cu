@@ -19,6 +19,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/detail/hopper_tiles.h"
 #include "cute/tensor.hpp"
 #include "cutlass/cutlass.h"
 #include "cutlass/device_kernel.h"
@@ -129,7 +130,7 @@ void launch_gemm(const Product& product, const Output& to, int device, void* str
   arguments.hw_info.sm_count = attribute_of(device, cudaDevAttrMultiProcessorCount);
   // Eight tiles of words at a time go over all rows: a wave of CTAs then reads about 17 MB of
   // hidden and 17 MB of weight, and leaves hidden in the second-level cache for the next.
-  arguments.scheduler.max_swizzle_size = 8;
+  arguments.scheduler.max_swizzle_size = swizzle_for((product.rows + kRowTile - 1) / kRowTile);
   arguments.scheduler.raster_order = cutlass::gemm::kernel::detail::RasterOrderOptions::AlongM;
 
   typename Kernel::Params params = Kernel::to_underlying_arguments(arguments, nullptr);

@@ -17,6 +17,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/detail/hopper_tiles.h"
 #include "cute/tensor.hpp"
 #include "cutlass/cutlass.h"
 #include "cutlass/device_kernel.h"
@@ -120,7 +121,7 @@ void launch_gemm(const ScanProduct& product, const ScanWave& wave, int device, v
   arguments.hw_info.device_id = device;
   arguments.hw_info.sm_count = attribute_of(device, cudaDevAttrMultiProcessorCount);
   // All queries go by before the next passages, which are so read from memory once.
-  arguments.scheduler.max_swizzle_size = 8;
+  arguments.scheduler.max_swizzle_size = swizzle_for((wave.queries + kRowTile - 1) / kRowTile);
   arguments.scheduler.raster_order = cutlass::gemm::kernel::detail::RasterOrderOptions::AlongM;
 
   typename Kernel::Params params = Kernel::to_underlying_arguments(arguments, nullptr);

@@ -29,6 +29,7 @@ COMPILER = shutil.which("g++")
 CUDA = Path(__file__).parent / "cuda"
 # CUTLASS main loops cannot be emulated, tests/kernels/cuda/*_wgmma.cpp stand in for them; and there
 # is no device to name.
+FENCE = 0xA5
 NOT_EMULATED = ("device_info", "wgmma")
 FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-DJSARAG_X86=1", "-DJSARAG_WITH_CUDA=0"]
 
@@ -158,7 +159,7 @@ def emulated_module():
 
 @pytest.fixture
 def emulated_cuda(emulated_module, monkeypatch):
-    """``native.*_cuda`` run emulated, on CPU tensors; every torch.empty is poisoned."""
+    """``native.*_cuda`` run emulated, on CPU tensors; every torch.empty is poisoned and fenced."""
     monkeypatch.setattr(native, "_module", emulated_module)
     empty = torch.empty
 
@@ -169,7 +170,23 @@ def emulated_cuda(emulated_module, monkeypatch):
         return tensor
 
     monkeypatch.setattr(torch, "empty", poisoned)
-    return emulated_module
+    # Behind the scratch of a call lies a fence; the next call and the end of the test look at it.
+    call, fences = native._cuda_call, []
+
+    def look():
+        for fence in fences:
+            assert (fence == FENCE).all(), "a kernel wrote behind its scratch"
+        fences.clear()
+
+    def fenced(device, scratch_bytes):
+        look()
+        record, scratch = call(device, scratch_bytes + 4096)
+        fences.append(scratch[scratch_bytes:].fill_(FENCE))
+        return record, scratch
+
+    monkeypatch.setattr(native, "_cuda_call", fenced)
+    yield emulated_module
+    look()
 
 
 @pytest.fixture

@@ -132,3 +132,11 @@ def test_results_are_the_same_whatever_the_order_of_blocks():
         # The emulation shuffles blocks and threads anew at every launch.
         again = ops.scan(queries, passages, 7, 1.0, tile_lse=True)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_hoppers_grid_is_filled_up_by_little(emulated_module):
+    for tiles, size in ((1, 1), (2, 1), (3, 1), (4, 2), (16, 8), (24, 4), (64, 8), (1000, 8)):
+        assert emulated_module.swizzle_for(tiles) == size
+    for tiles in range(8, 300):
+        step = 2 * emulated_module.swizzle_for(tiles)
+        assert -(-tiles // step) * step <= tiles * 9 / 8

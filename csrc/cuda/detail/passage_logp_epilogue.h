@@ -184,6 +184,8 @@ __device__ inline int target_in_tile(int64_t target, int first_column) {
 template <class Exp, class Fragment>
 __device__ inline void forward_tile(const Fragment& tile, const ForwardOutput& to, int tile_index) {
   const int first_column = tile_index * Fragment::kTile;
+  // Main loops fill their grids up with tiles that have no column, and some that have no row.
+  if (first_column >= to.columns) return;
   to_logits<Exp>(tile, to.rule, first_column, to.columns);
 #pragma unroll
   for (int i = 0; i < Fragment::kRows; ++i) {
@@ -315,6 +317,7 @@ __device__ inline void backward_tile(const MmaFragment<kColumnTiles>& tile,
                                      const BackwardOutput& to, int tile_index) {
   static_assert(kColumnTiles % 4 == 0, "four groups of 8 columns are swapped together");
   const int first_column = tile_index * tile.kTile;
+  if (first_column >= to.columns) return;
   to_gradient<Exp>(tile, to, first_column);
   uint16_t* out = static_cast<uint16_t*>(to.out);
 #pragma unroll
@@ -342,6 +345,7 @@ template <class Exp>
 __device__ inline void backward_tile(const SquareFragment& tile, const BackwardOutput& to,
                                      int tile_index) {
   const int first_column = tile_index * tile.kTile;
+  if (first_column >= to.columns) return;
   to_gradient<Exp>(tile, to, first_column);
   float* out = static_cast<float*>(to.out);
 #pragma unroll

@@ -179,7 +179,6 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
     __syncthreads();
   }
   const int tile = block.column * (kBlockColumns / kMmaColumns) + warp / 4;
-  if (tile * kMmaColumns >= product.columns) return;
 #pragma unroll
   for (int m = 0; m < 2; ++m)
     finish_tile<FastExp>(

@@ -73,6 +73,8 @@ __device__ inline void finish_scan_tile(float* products, int row, int column, in
   constexpr int kOwn = kScanColumns / 4;  // columns of a lane
   const int own = lane % 4 * 2;
   const int left = wave.count - column;
+  // The main loop fills its grid up with tiles that have no column, and some that have no row.
+  if (left <= 0) return;
   const int inside = left < kScanColumns ? left : kScanColumns;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

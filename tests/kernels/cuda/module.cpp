@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "bindings/ops.h"
+#include "cuda/detail/hopper_tiles.h"
 #include "emulated_cuda.h"
 #include "jsarag/draw.h"
 #include "jsarag/log_partition.h"
@@ -34,6 +35,7 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("shared_memory_limit", [] { return emulated::shared_memory_limit; });
   m.def("set_shared_memory_limit", [](size_t bytes) { emulated::shared_memory_limit = bytes; });
   jsarag::bindings::bind_cuda_call(m);
+  m.def("swizzle_for", &jsarag::cuda::swizzle_for);
   m.def("set_hopper", [](bool on) { emulated::hopper = on; });
   jsarag::bindings::bind_mis_chain(m);
   jsarag::bindings::bind_passage_logp(m);

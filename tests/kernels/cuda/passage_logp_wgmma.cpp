@@ -40,8 +40,9 @@ void wgmma_kernel(Product product, Output to, int column_tiles) {
 
 template <class Output>
 void run(const Product& product, const Output& to) {
-  const int columns = (product.columns + kWgmmaTile - 1) / kWgmmaTile;
-  const int rows = (product.rows + kRows - 1) / kRows;
+  // One more of each: CUTLASS's scheduler fills its grid up with tiles beyond the matrix.
+  const int columns = (product.columns + kWgmmaTile - 1) / kWgmmaTile + 1;
+  const int rows = (product.rows + kRows - 1) / kRows + 1;
   launch("passage_logp: wgmma", wgmma_kernel<Output>,
          LaunchShape{static_cast<unsigned>(rows * columns), kThreads, 0}, nullptr, product, to,
          columns);

@@ -46,8 +46,9 @@ bool scan_wgmma_fits(const ScanProduct& product, int) {
 }
 
 void launch_scan_wgmma(const ScanProduct& product, const ScanWave& wave, int, void*) {
-  const int columns = (wave.count + kScanColumns - 1) / kScanColumns;
-  const int rows = (wave.queries + kRows - 1) / kRows;
+  // One more of each: CUTLASS's scheduler fills its grid up with tiles beyond the matrix.
+  const int columns = (wave.count + kScanColumns - 1) / kScanColumns + 1;
+  const int rows = (wave.queries + kRows - 1) / kRows + 1;
   launch("scan: wgmma", wgmma_kernel,
          LaunchShape{static_cast<unsigned>(rows * columns), kThreads, 0}, nullptr, product, wave,
          columns);
