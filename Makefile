@@ -13,8 +13,10 @@ EXTRAS := faiss,serve,lora,eval,plots,demo
 # A plain `pip install torch` brings several GB of CUDA libraries; without a GPU they are useless.
 # Where there is one, or with TORCH=..., pip's own choice (or yours) is taken.
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo "torch>=2.11" || echo "torch==2.13.0")
-# The main loops for Hopper are built on CUTLASS's headers; what the package depends on is not needed.
-CUTLASS := "nvidia-cutlass>=4.2" --no-deps
+# The main loops for Hopper are built on CUTLASS's headers: fetched where CUDA kernels are built, and
+# where tests compile them.
+CUTLASS := "nvidia-cutlass>=4.2"
+GPU := $(if $(filter ON,$(JSARAG_CUDA)),yes,$(wildcard /dev/nvidiactl /dev/nvidia0))
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -38,13 +40,14 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
 	@$(PIP) "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.25" ninja
-	[ -z "$(NVCC)" ] || $(PIP) $(CUTLASS)
+	[ -z "$(GPU)" ] || $(PIP) $(CUTLASS)
 	echo "Compiling the kernels ..."
 	$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	@$(PIP) --no-build-isolation --editable ".[$(EXTRAS),dev]"
+	@[ -z "$(NVCC)" ] || $(PIP) $(CUTLASS)
+	$(PIP) --no-build-isolation --editable ".[$(EXTRAS),dev]"
 	touch $@
 
 build: $(VENV)/.installed
