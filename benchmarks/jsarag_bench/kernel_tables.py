@@ -141,7 +141,7 @@ def _about(rows: Sequence[Row]) -> str:
     )
     commits = sorted({short_commit(row["machine"]["commit"]) for row in rows})
     dates = sorted({str(row["date"])[:10] for row in rows})
-    commands = sorted({row["command"] for row in rows})
+    commands = sorted({_without_cases(row["command"]) for row in rows})
     return (
         f"{what}, {machine['threads']} threads; measured ceilings: read "
         f"{ceilings['read_bytes_per_s'] / 1e9:.3g} GB/s, matmul {rates}. "
@@ -150,6 +150,11 @@ def _about(rows: Sequence[Row]) -> str:
         + ", ".join(f"`{command}`" for command in commands)
         + "."
     )
+
+
+def _without_cases(command: str) -> str:
+    """A command without the names of its cases: dozens, and each row on file has its own."""
+    return " ".join(word for word in command.split() if word.startswith("-") or "-" not in word)
 
 
 def _shape(row: Row) -> str:

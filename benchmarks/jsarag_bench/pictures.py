@@ -95,7 +95,8 @@ def _fill(axes: Axes, along: str, rows: Sequence[Row]) -> None:
 
 
 def _points(rows: Sequence[Row], along: str, value: str) -> list[tuple[int, float]]:
-    return sorted((row["shape"][along], row[value]) for row in rows)
+    """One per size: of two cases with the same shape the later in the list counts."""
+    return sorted({row["shape"][along]: row[value] for row in rows}.items())
 
 
 def _line(axes: Axes, points: Points, label: str, colour: str, style: str) -> None:
