@@ -40,13 +40,18 @@ struct Inputs {
   }
 };
 
-void forward(const Inputs& inputs, uintptr_t logp, uintptr_t counted, uintptr_t lse, int threads) {
+PassageLogpParams forward_params(const Inputs& inputs, uintptr_t logp, uintptr_t counted,
+                                 uintptr_t lse) {
   PassageLogpParams params;
   params.in = inputs.read();
   params.logp = pointer<float>(logp);
   params.counted = pointer<int32_t>(counted);
   params.lse = pointer<double>(lse);
-  passage_logp_cpu(params, threads);
+  return params;
+}
+
+void forward(const Inputs& inputs, uintptr_t logp, uintptr_t counted, uintptr_t lse, int threads) {
+  passage_logp_cpu(forward_params(inputs, logp, counted, lse), threads);
 }
 
 void backward(const Inputs& inputs, uintptr_t lse, uintptr_t grad_logp, uintptr_t grad_hidden,
@@ -91,12 +96,7 @@ void bind_passage_logp(py::module_& m) {
       "passage_logp_cuda",
       [](const Inputs& inputs, uintptr_t logp, uintptr_t counted, uintptr_t lse,
          const CudaCall& call) {
-        PassageLogpParams params;
-        params.in = inputs.read();
-        params.logp = pointer<float>(logp);
-        params.counted = pointer<int32_t>(counted);
-        params.lse = pointer<double>(lse);
-        passage_logp_cuda(params, call);
+        passage_logp_cuda(forward_params(inputs, logp, counted, lse), call);
       },
       py::call_guard<py::gil_scoped_release>());
   m.def("passage_logp_gradient_cuda_scratch",

@@ -13,17 +13,13 @@
 
 #include "cuda/detail/launch.h"
 #include "cuda/detail/passage_logp_product.h"
+#include "cuda/detail/passage_logp_wgmma.h"
 #include "cuda/detail/scratch.h"
 #include "cuda/detail/simt.h"
-#if JSARAG_WITH_CUTLASS
-#include "cuda/detail/passage_logp_wgmma.h"
-#endif
 
 namespace jsarag {
 namespace cuda::passage_logp {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int kFoldRows = 32, kFoldSharers = 8;
 constexpr int kFoldThreads = kFoldRows * kFoldSharers;
@@ -158,27 +154,21 @@ LogitRule rule_of(const PassageLogpInputs& in, int64_t first_word) {
   return {bias, in.bf16, in.logit_scale, in.softcap};
 }
 
-#if JSARAG_WITH_CUTLASS
 bool on_wgmma(const PassageLogpInputs& in, const Product& product, int device) {
   return in.bf16 && product.aligned && wgmma_fits(product, device);
 }
-#endif
 
 // Words per entry of ForwardOutput::partials.
-int tile_words(const PassageLogpInputs& in, [[maybe_unused]] int device) {
-#if JSARAG_WITH_CUTLASS
+int tile_words(const PassageLogpInputs& in, int device) {
   if (on_wgmma(in, product_of(in, 0, in.vocabulary), device)) return kWgmmaTile;
-#endif
   return in.bf16 ? kMmaColumns : kBlockColumns;
 }
 
 template <class Output>
 void launch_product(const PassageLogpInputs& in, const Product& product, const Output& to,
                     const CudaCall& call) {
-#if JSARAG_WITH_CUTLASS
   if (on_wgmma(in, product, call.device))
     return launch_wgmma(product, to, call.device, call.stream);
-#endif
   const int64_t tiles =
       ceil_div(product.rows, kBlockRows) * ceil_div(product.columns, kBlockColumns);
   if (tiles > INT_MAX) throw std::runtime_error("passage_logp: too many tokens and words at once");

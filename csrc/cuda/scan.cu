@@ -12,12 +12,10 @@
 #include "cuda/detail/scan_queries.h"
 #include "cuda/detail/scan_scorers.h"
 #include "cuda/detail/scan_stream.h"
-#include "cuda/detail/scratch.h"
-#include "cuda/detail/top_k.h"
-#if JSARAG_WITH_CUTLASS
 #include "cuda/detail/scan_waves.h"
 #include "cuda/detail/scan_wgmma.h"
-#endif
+#include "cuda/detail/scratch.h"
+#include "cuda/detail/top_k.h"
 
 namespace jsarag {
 namespace cuda {
@@ -30,8 +28,6 @@ constexpr int64_t kListBytes = 256 << 20;
 // Groups that stream side by side, as a share of the multiprocessors: each still has some of its
 // own.
 constexpr int kStreamsPerGroup = 8;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One pass: who is searched for what.
 struct Pass {
@@ -229,7 +225,6 @@ __global__ void __launch_bounds__(kRescoreThreads) rescore_kernel(RescoreWork w)
   w.wanted[query] = all || (total >= w.k && key_score(~best[w.k - 1]) > key_score(last)) ? 0 : 1;
 }
 
-#if JSARAG_WITH_CUTLASS
 // A batch in waves: what it needs, and whether it may.
 struct WavePlan {
   bool fits = false;
@@ -263,7 +258,8 @@ struct WavePlan {
     hits.overflowed = scratch.take<int>(p.queries.count);
     int64_t most = 0;
     for (int64_t first = 0; first < p.passages.count;) {
-      const int64_t size = wave_size(first, p.passages.count, queries, hits.k, p.tile_lse);
+      const int64_t size =
+          wave_size(first, p.passages.count, queries, hits.k, p.tile_lse != nullptr);
       most = std::max(most, size);
       first += size;
     }
@@ -283,12 +279,11 @@ void run_waves(const ScanParams& p, WavePlan plan, int64_t begin, int count, con
   const QueriesView queries{p.queries.data + begin * width, count, width};
   auto* rounded = static_cast<uint16_t*>(const_cast<void*>(plan.product.queries));
   const LaunchShape block_per_query{static_cast<unsigned>(count), kPackThreads, 0};
-  if (p.passages.type == ScalarType::bf16)
-    launch("scan: round queries", round_scan_queries_kernel<ScalarType::bf16>, block_per_query,
-           call.stream, queries, rounded, plan.product.query_stride, plan.factors);
-  else
-    launch("scan: round queries", round_scan_queries_kernel<ScalarType::f16>, block_per_query,
-           call.stream, queries, rounded, plan.product.query_stride, plan.factors);
+  const auto round_queries = p.passages.type == ScalarType::bf16
+                                 ? round_scan_queries_kernel<ScalarType::bf16>
+                                 : round_scan_queries_kernel<ScalarType::f16>;
+  launch("scan: round queries", round_queries, block_per_query, call.stream, queries, rounded,
+         plan.product.query_stride, plan.factors);
   WaveHits hits = plan.hits;
   hits.overflowed += begin;
   launch("scan: begin waves", begin_waves_kernel, LaunchShape{wave_blocks(count), kWaveThreads, 0},
@@ -326,7 +321,6 @@ void run_waves(const ScanParams& p, WavePlan plan, int64_t begin, int count, con
              call.stream, hits, first == p.passages.count, out);
   }
 }
-#endif
 
 // What scan_cuda does, in order, over real scratch or over none, which measures it.
 struct ScanPlan {
@@ -334,19 +328,12 @@ struct ScanPlan {
   PassPlan first_plan, second_plan;
   Key* candidates = nullptr;
   int* wanted = nullptr;
-#if JSARAG_WITH_CUTLASS
   WavePlan waves;
-#endif
 
-  ScanPlan(const ScanParams& p, [[maybe_unused]] int device, Scratch& scratch)
-#if JSARAG_WITH_CUTLASS
-      : waves(p, device, scratch)
-#endif
-  {
+  ScanPlan(const ScanParams& p, int device, Scratch& scratch) : waves(p, device, scratch) {
     const auto k = static_cast<int>(p.k);
     first = {p.queries,  p.passages, p.exclude, p.inv_temperature, k,
              p.tile_lse, nullptr,    nullptr,   nullptr,           {p.ids, p.scores, nullptr}};
-#if JSARAG_WITH_CUTLASS
     if (waves.fits) {
       second = first;
       second.tile_lse = nullptr;
@@ -354,7 +341,6 @@ struct ScanPlan {
       if (k > 0) second_plan = plan_pass(second, scratch);
       return;
     }
-#endif
     if (p.certify != nullptr && k > 0) {
       const int count = candidates_for(k);
       candidates = scratch.take<Key>(p.queries.count * count);
@@ -389,7 +375,6 @@ void scan_cuda(const ScanParams& p, const CudaCall& call) {
   Scratch scratch(call.scratch);
   const ScanPlan plan(p, call.device, scratch);
   scratch.require(call.scratch_bytes, "scan");
-#if JSARAG_WITH_CUTLASS
   if (plan.waves.fits) {
     for (int64_t begin = 0; begin < p.queries.count; begin += kWaveQueries)
       run_waves(p, plan.waves, begin,
@@ -398,7 +383,6 @@ void scan_cuda(const ScanParams& p, const CudaCall& call) {
     if (p.k > 0) run_pass(plan.second, plan.second_plan, call);
     return;
   }
-#endif
   run_pass(plan.first, plan.first_plan, call);
   if (plan.candidates == nullptr) return;
   const PassagesView& exact = p.certify->exact;

@@ -157,13 +157,7 @@ class PassageLogpInputs:
 
 def passage_logp_cpu(inputs: PassageLogpInputs, threads: int) -> tuple[Tensor, Tensor, Tensor]:
     """``passage_logp`` for f32 and bf16: logp f32 [S], tokens i32 [S], lse f64 [T]."""
-    logp = torch.empty(inputs.sequences, dtype=torch.float32)
-    tokens = torch.empty(inputs.sequences, dtype=torch.int32)
-    lse = torch.empty(inputs.hidden.shape[0], dtype=torch.float64)
-    module().passage_logp_cpu(
-        inputs.record, logp.data_ptr(), tokens.data_ptr(), lse.data_ptr(), threads
-    )
-    return logp, tokens, lse
+    return _passage_logp(module().passage_logp_cpu, threads, inputs)
 
 
 def passage_logp_backward_cpu(
@@ -194,14 +188,19 @@ def passage_logp_backward_cpu(
 def passage_logp_cuda(inputs: PassageLogpInputs) -> tuple[Tensor, Tensor, Tensor]:
     """``passage_logp`` for f32 and bf16: logp f32 [S], tokens i32 [S], lse f64 [T]."""
     device = inputs.hidden.device
+    scratch_bytes = module().passage_logp_cuda_scratch(inputs.record, device.index or 0)
+    call, _scratch = _cuda_call(device, scratch_bytes)
+    return _passage_logp(module().passage_logp_cuda, call, inputs)
+
+
+def _passage_logp(
+    kernel: Any, where: Any, inputs: PassageLogpInputs
+) -> tuple[Tensor, Tensor, Tensor]:
+    device = inputs.hidden.device
     logp = torch.empty(inputs.sequences, dtype=torch.float32, device=device)
     tokens = torch.empty(inputs.sequences, dtype=torch.int32, device=device)
     lse = torch.empty(inputs.hidden.shape[0], dtype=torch.float64, device=device)
-    scratch_bytes = module().passage_logp_cuda_scratch(inputs.record, device.index or 0)
-    call, _scratch = _cuda_call(device, scratch_bytes)
-    module().passage_logp_cuda(
-        inputs.record, logp.data_ptr(), tokens.data_ptr(), lse.data_ptr(), call
-    )
+    kernel(inputs.record, logp.data_ptr(), tokens.data_ptr(), lse.data_ptr(), where)
     return logp, tokens, lse
 
 

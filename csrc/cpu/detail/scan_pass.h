@@ -42,8 +42,8 @@ inline PassPlan plan_pass(const PassagesView& passages, int64_t blocks, int thre
   // leave little to wait for at the end.
   constexpr int64_t kRunBytes = 1 << 20;
   const int64_t tile_bytes = std::max<int64_t>(kTile * passages.row_bytes, 1);
-  const int64_t run = std::clamp<int64_t>(
-      std::min(kRunBytes / tile_bytes, tiles / (16 * std::max<int64_t>(threads, 1))), 1, kRunBytes);
+  const int64_t run = std::max<int64_t>(
+      std::min(kRunBytes / tile_bytes, tiles / (16 * std::max<int64_t>(threads, 1))), 1);
   return {tiles, parts, run, static_cast<int>(std::clamp<int64_t>(threads, 1, units))};
 }
 

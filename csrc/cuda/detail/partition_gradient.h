@@ -53,8 +53,6 @@ struct GradientWork {
   bool aligned;  // every row may be read in 16-byte pieces
 };
 
-JSARAG_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Cuts the work into blocks of `group` queries and one of the `count` widths (ascending): the
 // narrowest that needs no more chunks of columns than the widest would.
 inline void cut_gradient(GradientWork& work, int64_t group, const int64_t* widths, int64_t count) {

@@ -151,7 +151,7 @@ __device__ inline void scale_products(const Fragment& tile, const LogitRule& rul
 // Products to logits, in place; columns past the last become -inf.
 template <class Exp, class Fragment>
 __device__ inline void to_logits(const Fragment& tile, const LogitRule& rule, int first_column,
-                                 int64_t columns) {
+                                 int columns) {
   scale_products(tile, rule, first_column, columns);
   if (rule.softcap > 0.0f) {
     const float inverse = 1.0f / rule.softcap;
@@ -182,7 +182,7 @@ __device__ inline int target_in_tile(int64_t target, int first_column) {
 
 // The whole forward epilogue of one tile; every lane of the warp takes part.
 template <class Exp, class Fragment>
-__device__ inline void forward_tile(const Fragment& tile, const ForwardOutput& to, int tile_index) {
+__device__ inline void finish_tile(const Fragment& tile, const ForwardOutput& to, int tile_index) {
   const int first_column = tile_index * Fragment::kTile;
   // Main loops fill their grids up with tiles that have no column, and some that have no row.
   if (first_column >= to.columns) return;
@@ -313,8 +313,8 @@ __device__ inline void transpose_quad(uint32_t (&value)[4], int lane) {
 // The whole backward epilogue of one tile of bf16 gradients. The four sharers of a row swap their
 // pairs so that each stores 16 bytes, and 64 adjacent ones between them.
 template <class Exp, int kColumnTiles>
-__device__ inline void backward_tile(const MmaFragment<kColumnTiles>& tile,
-                                     const BackwardOutput& to, int tile_index) {
+__device__ inline void finish_tile(const MmaFragment<kColumnTiles>& tile, const BackwardOutput& to,
+                                   int tile_index) {
   static_assert(kColumnTiles % 4 == 0, "four groups of 8 columns are swapped together");
   const int first_column = tile_index * tile.kTile;
   if (first_column >= to.columns) return;
@@ -342,8 +342,8 @@ __device__ inline void backward_tile(const MmaFragment<kColumnTiles>& tile,
 
 // The same for f32 gradients.
 template <class Exp>
-__device__ inline void backward_tile(const SquareFragment& tile, const BackwardOutput& to,
-                                     int tile_index) {
+__device__ inline void finish_tile(const SquareFragment& tile, const BackwardOutput& to,
+                                   int tile_index) {
   const int first_column = tile_index * tile.kTile;
   if (first_column >= to.columns) return;
   to_gradient<Exp>(tile, to, first_column);

@@ -47,26 +47,25 @@ JSARAG_HOST_DEVICE inline BlockTile block_tile(unsigned block, unsigned row_tile
   return {static_cast<int>(inside / columns), static_cast<int>(group * kGroup + inside % columns)};
 }
 
-template <class Exp, int kColumnTiles>
-__device__ inline void finish_tile(const MmaFragment<kColumnTiles>& tile, const ForwardOutput& to,
-                                   int tile_index) {
-  forward_tile<Exp>(tile, to, tile_index);
+// How much of a side is left from a tile's first row or a chunk's first column on.
+__device__ inline int rest(int whole, int begin) {
+  const int left = whole - begin;
+  return left < 0 ? 0 : left;
 }
-template <class Exp, int kColumnTiles>
-__device__ inline void finish_tile(const MmaFragment<kColumnTiles>& tile, const BackwardOutput& to,
-                                   int tile_index) {
-  backward_tile<Exp>(tile, to, tile_index);
-}
-template <class Exp>
-__device__ inline void finish_tile(const SquareFragment& tile, const ForwardOutput& to,
-                                   int tile_index) {
-  forward_tile<Exp>(tile, to, tile_index);
-}
-template <class Exp>
-__device__ inline void finish_tile(const SquareFragment& tile, const BackwardOutput& to,
-                                   int tile_index) {
-  backward_tile<Exp>(tile, to, tile_index);
-}
+
+// A tile's corners in both sides, and how many of its rows and columns there are.
+template <class T>
+struct TileCorners {
+  const T* left;
+  const T* right;
+  int left_rows, right_rows;
+
+  __device__ TileCorners(const Product& product, int first_row, int first_column)
+      : left(static_cast<const T*>(product.left) + first_row * product.left_stride),
+        right(static_cast<const T*>(product.right) + first_column * product.right_stride),
+        left_rows(rest(product.rows, first_row)),
+        right_rows(rest(product.columns, first_column)) {}
+};
 
 // ---- bf16 ----
 
@@ -76,12 +75,6 @@ constexpr int kMmaSideBytes = kBlockRows * kSwizzledBytes;
 constexpr int kMmaStages = 2;
 constexpr size_t kMmaSharedBytes = kMmaStages * 2 * kMmaSideBytes;
 static_assert(kBlockRows == kBlockColumns, "both sides' stages have one size");
-
-// How much of a side is left from a tile's first row or a chunk's first column on.
-__device__ inline int rest(int whole, int begin) {
-  const int left = whole - begin;
-  return left < 0 ? 0 : left;
-}
 
 // Begins to bring a chunk of 64 columns of 128 rows from `from`, the tile's corner in that chunk;
 // what lies beyond `rows` and `columns` becomes zero.
@@ -120,19 +113,15 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   const int first_column = block.column * kBlockColumns;
   const int warp_row = warp % 4 * 32, warp_column = warp / 4 * kMmaColumns;
   const int chunks = (product.width + kMmaChunk - 1) / kMmaChunk;
-  const uint16_t* left =
-      static_cast<const uint16_t*>(product.left) + first_row * product.left_stride;
-  const uint16_t* right =
-      static_cast<const uint16_t*>(product.right) + first_column * product.right_stride;
-  const int left_rows = rest(product.rows, first_row);
-  const int right_rows = rest(product.columns, first_column);
+  const TileCorners<uint16_t> corners(product, first_row, first_column);
   const auto load = [&](int chunk) {
     char* stage = shared + chunk % kMmaStages * 2 * kMmaSideBytes;
     const int column = chunk * kMmaChunk;
     const int columns = rest(product.width, column);
-    load_mma_side(stage, left + column, product.left_stride, left_rows, columns, product.aligned);
-    load_mma_side(stage + kMmaSideBytes, right + column, product.right_stride, right_rows, columns,
+    load_mma_side(stage, corners.left + column, product.left_stride, corners.left_rows, columns,
                   product.aligned);
+    load_mma_side(stage + kMmaSideBytes, corners.right + column, product.right_stride,
+                  corners.right_rows, columns, product.aligned);
     cp_async_commit();
   };
   // Where this lane's rows for ldmatrix lie in a stage, for the first 16 columns. Further rows are
@@ -238,18 +227,15 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   const int first_row = block.row * kBlockRows;
   const int first_column = block.column * kBlockColumns;
   const int chunks = (product.width + kFloatChunk - 1) / kFloatChunk;
-  const float* left_corner =
-      static_cast<const float*>(product.left) + first_row * product.left_stride;
-  const float* right_corner =
-      static_cast<const float*>(product.right) + first_column * product.right_stride;
-  const int left_rows = rest(product.rows, first_row);
-  const int right_rows = rest(product.columns, first_column);
+  const TileCorners<float> corners(product, first_row, first_column);
   FloatShare left, right;
   const auto fetch = [&](int chunk) {
     const int column = chunk * kFloatChunk;
     const int columns = rest(product.width, column);
-    left.fetch(left_corner + column, product.left_stride, left_rows, columns, product.aligned);
-    right.fetch(right_corner + column, product.right_stride, right_rows, columns, product.aligned);
+    left.fetch(corners.left + column, product.left_stride, corners.left_rows, columns,
+               product.aligned);
+    right.fetch(corners.right + column, product.right_stride, corners.right_rows, columns,
+                product.aligned);
   };
   float sum[SquareFragment::kRows * SquareFragment::kColumns];
 #pragma unroll

@@ -10,10 +10,16 @@ namespace jsarag::cuda::passage_logp {
 // Words per tile, the unit of ForwardOutput::partials.
 constexpr int kWgmmaTile = 256;
 
-// Whether this build has the kernels and they take these operands on this device. Does not wait.
+#if JSARAG_WITH_CUTLASS
+// Whether they take these operands on this device. Does not wait.
 bool wgmma_fits(const Product& product, int device);
 
 void launch_wgmma(const Product& product, const ForwardOutput& to, int device, void* stream);
 void launch_wgmma(const Product& product, const BackwardOutput& to, int device, void* stream);
+#else
+inline bool wgmma_fits(const Product&, int) { return false; }
+template <class Output>
+void launch_wgmma(const Product&, const Output&, int, void*) {}
+#endif
 
 }  // namespace jsarag::cuda::passage_logp

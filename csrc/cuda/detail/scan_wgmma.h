@@ -18,10 +18,15 @@ struct ScanProduct {
   int width;  // D
 };
 
-// Whether this build has the kernels and they take these operands on this device. Does not wait.
+#if JSARAG_WITH_CUTLASS
+// Whether they take these operands on this device. Does not wait.
 bool scan_wgmma_fits(const ScanProduct& product, int device);
 
 // Queues the wave's products. Counts must be zero and thresholds set before; does not wait.
 void launch_scan_wgmma(const ScanProduct& product, const ScanWave& wave, int device, void* stream);
+#else
+inline bool scan_wgmma_fits(const ScanProduct&, int) { return false; }
+inline void launch_scan_wgmma(const ScanProduct&, const ScanWave&, int, void*) {}
+#endif
 
 }  // namespace jsarag::cuda

@@ -3,9 +3,8 @@
 // the same epilogues. What it tests are those and everything around them.
 #include "cuda/detail/passage_logp_wgmma.h"
 
-#include <vector>
-
 #include "cuda/detail/launch.h"
+#include "wgmma_registers.h"
 
 namespace jsarag::cuda::passage_logp {
 namespace {
@@ -21,20 +20,15 @@ void wgmma_kernel(Product product, Output to, int column_tiles) {
   const auto* left = static_cast<const uint16_t*>(product.left);
   const auto* right = static_cast<const uint16_t*>(product.right);
   float sums[kWgmmaTile / 2];
-  // PTX ISA, wgmma's D: d[4 i + 2 h + c] is row lane / 4 + 8 h, column 8 i + 2 (lane % 4) + c.
-  // Outside the matrix TMA gives zeros.
-  for (int i = 0; i < kWgmmaTile / 8; ++i)
-    for (int h = 0; h < 2; ++h)
-      for (int c = 0; c < 2; ++c) {
-        const int64_t row = row0 + lane / 4 + 8 * h;
-        const int64_t column = column_tile * kWgmmaTile + 8 * i + 2 * (lane % 4) + c;
+  emulated::fill_registers(
+      sums, row0, column_tile * kWgmmaTile, product.rows, product.columns, lane,
+      [&](int64_t row, int64_t column) {
         double sum = 0.0;
-        for (int64_t k = 0; row < product.rows && column < product.columns && k < product.width;
-             ++k)
+        for (int64_t k = 0; k < product.width; ++k)
           sum += static_cast<double>(bf16_value(left[row * product.left_stride + k])) *
                  bf16_value(right[column * product.right_stride + k]);
-        sums[4 * i + 2 * h + c] = static_cast<float>(sum);
-      }
+        return sum;
+      });
   finish_tile<FastExp>(MmaFragment<kWgmmaTile / 8>{sums, row0, lane}, to, column_tile);
 }
 

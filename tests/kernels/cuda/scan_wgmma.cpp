@@ -4,6 +4,7 @@
 #include "cuda/detail/scan_wgmma.h"
 
 #include "cuda/detail/launch.h"
+#include "wgmma_registers.h"
 
 namespace jsarag::cuda {
 namespace {
@@ -21,18 +22,14 @@ void wgmma_kernel(ScanProduct product, ScanWave wave, int column_tiles) {
                                                                 : f16_value(bits));
   };
   float sums[kScanColumns / 2];
-  // PTX ISA, wgmma's D: d[4 i + 2 h + c] is row lane / 4 + 8 h, column 8 i + 2 (lane % 4) + c.
-  // Outside the matrix TMA gives zeros.
-  for (int i = 0; i < kScanColumns / 8; ++i)
-    for (int h = 0; h < 2; ++h)
-      for (int c = 0; c < 2; ++c) {
-        const int row = row0 + lane / 4 + 8 * h, column = column0 + 8 * i + 2 * (lane % 4) + c;
-        double sum = 0.0;
-        for (int64_t k = 0; row < wave.queries && column < wave.count && k < product.width; ++k)
-          sum += value(product.queries, row * product.query_stride + k) *
-                 value(product.passages, column * product.passage_stride + k);
-        sums[4 * i + 2 * h + c] = static_cast<float>(sum);
-      }
+  emulated::fill_registers(sums, row0, column0, wave.queries, wave.count, lane,
+                           [&](int64_t row, int64_t column) {
+                             double sum = 0.0;
+                             for (int64_t k = 0; k < product.width; ++k)
+                               sum += value(product.queries, row * product.query_stride + k) *
+                                      value(product.passages, column * product.passage_stride + k);
+                             return sum;
+                           });
   finish_scan_tile(sums, row0, column0, lane, wave);
 }
 
