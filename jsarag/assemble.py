@@ -143,6 +143,16 @@ def make_generator(config: Config, encoder: TextEncoder, dataset: Dataset) -> Ge
     return generator
 
 
+def make_models(
+    config: Config, dataset: Dataset, device: torch.device
+) -> tuple[RetrieverParts, Generator]:
+    """Encoders and generator as they start, on their device."""
+    encoder = make_encoder(config)
+    seed_torch(config.train.seed, "initialise")
+    generator = make_generator(config, encoder, dataset).to(device)
+    return make_retrievers(config, encoder).to(device), generator
+
+
 def make_index(
     config: Config,
     retrievers: RetrieverParts,
@@ -181,7 +191,6 @@ def make_em_settings(config: Config) -> EMSettings:
         temperature=config.retriever.temperature,
         evidence_weight=objective.evidence_weight,
         detach_posterior_from_passages=objective.detach_posterior_from_passages,
-        backprop_cutoff=objective.backprop_cutoff,
         seed=config.train.seed,
     )
 
@@ -206,20 +215,16 @@ def make_parts(
 
     Args:
         config: the run.
-        splits: data splits to read besides 'train'.
+        splits: read besides 'train'.
         checkpoint: weights to load; None leaves every part as it starts.
         open_index: finds an existing index for a passage encoder, or returns None to build one.
         generation: number of an index that is built.
         before_index: called once data and models are there.
-        progress: told about passages embedded.
-        device: overrides ``train.device``.
+        progress, device: told about passages embedded; overrides ``train.device``.
     """
     where = make_device(device or config.train.device)
     dataset = make_dataset(config, ("train", *splits))
-    encoder = make_encoder(config)
-    seed_torch(config.train.seed, "initialise")
-    generator = make_generator(config, encoder, dataset).to(where)
-    retrievers = make_retrievers(config, encoder).to(where)
+    retrievers, generator = make_models(config, dataset, where)
     if checkpoint is not None:
         retrievers.load_checkpoint_states(checkpoint.modules)
         generator.load_checkpoint_state(checkpoint.modules["generator"])
@@ -235,14 +240,10 @@ def make_parts(
         found.embeddings = found.embeddings.to(where)
         return found
 
-    prior_index = index_of("passages")
-    separate = retrievers.has_separate_passages
-    posterior_index = index_of("posterior_passages") if separate else prior_index
-    return Parts(dataset, retrievers, generator, prior_index, posterior_index, where)
+    prior = index_of("passages")
+    posterior = index_of("posterior_passages") if retrievers.has_separate_passages else prior
+    return Parts(dataset, retrievers, generator, prior, posterior, where)
 
 
 def _lora(lora: LoraConfig | None) -> LoraSettings | None:
-    if lora is None:
-        return None
-    modules = None if lora.target_modules is None else tuple(lora.target_modules)
-    return LoraSettings(lora.rank, lora.alpha, lora.dropout, modules)
+    return None if lora is None else LoraSettings(**lora.model_dump())

@@ -154,8 +154,9 @@ class Weights:
 class ResponseScorer(Protocol):
     """Scores (example, passage) pairs of the current batch with the generator.
 
-    Args are int64 [P]: the example's position in the batch and the passage's row. Runs under
-    whatever gradient mode the caller is in.
+    Args: the example's position in the batch, int64 [P], and the passage's row, int64 [P]; rows
+    int64 [P, J] join several passages in one prompt, in order, -1 pads. The result has gradient
+    where the generator trains and the caller's gradient mode allows.
     """
 
     def __call__(self, example: Tensor, row: Tensor) -> ResponseLogp: ...

@@ -114,8 +114,19 @@ def _products(device: str, dtype: str, shapes: Sequence[tuple[int, int, int]]) -
         if device == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             # The library behind matmul may leave half of the vectors unused; this one does not.
             packed = left.to_mkldnn(), right.to_mkldnn()
-            found.append(Probe(partial(torch.nn.functional.linear, *packed), 2.0 * m * k * n))
+            product = partial(torch.nn.functional.linear, *packed)
+            if _runs(product):
+                found.append(Probe(product, 2.0 * m * k * n))
     return found
+
+
+def _runs(product: Callable[[], object]) -> bool:
+    """Whether this processor can: the library refuses bfloat16 without AVX-512."""
+    try:
+        product()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _fastest(device: str, probes: Sequence[Probe]) -> tuple[Probe, float]:

@@ -1,4 +1,4 @@
-"""One question to a run: retrieve, decode, show."""
+"""One question to a run: retrieve, choose who answers, decode, show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from jsarag_cli.output import note_conversions
+
 if TYPE_CHECKING:
+    from jsarag.models.generator import Generator
+    from jsarag.runs import OpenRun
     from jsarag.types import Example
 
 _SPEAKERS = ("user", "system")
@@ -25,6 +29,7 @@ def answer_question(
     *,
     k: int,
     max_new_tokens: int | None,
+    generator: str = "auto",
     device: str | None,
 ) -> dict[str, Any]:
     """Answer from a run's knowledge base.
@@ -35,11 +40,13 @@ def answer_question(
         history: earlier turns (:func:`make_example`).
         k: passages to retrieve; the run's own decoding reads as many of them as it is set to.
         max_new_tokens: None takes the run's.
+        generator: who answers (:func:`choose_generator`).
         device: None takes the run's.
 
     Returns:
-        ``{"question", "answer", "logp", "decoding", "passages": [{"id", "title", "text", "rank",
-        "score", "probability"}]}``; ``probability`` is p(h|x) among the passages retrieved.
+        ``{"question", "answer", "generator", "trained_here", "logp", "decoding", "passages":
+        [{"id", "title", "text", "rank", "score", "probability"}]}``; ``trained_here`` says whether
+        the run's own generator answered, ``probability`` is p(h|x) among the passages retrieved.
     """
     import torch
 
@@ -65,8 +72,9 @@ def answer_question(
         tuple(passages[:read]),
         (scores[:read] / parts.retrievers.temperature).log_softmax(dim=0),
     )
+    answering = choose_generator(opened, generator)
     [decoded] = decode(
-        parts.generator,
+        answering,
         [grounding],
         evaluation.decoding,
         max_new_tokens=max_new_tokens or evaluation.max_new_tokens,
@@ -74,6 +82,8 @@ def answer_question(
     return {
         "question": question,
         "answer": decoded.text,
+        "generator": answering.name,
+        "trained_here": answering is parts.generator,
         "logp": decoded.logp,
         "decoding": evaluation.decoding,
         "passages": [
@@ -88,6 +98,52 @@ def answer_question(
             for rank, passage in enumerate(passages[:k], start=1)
         ],
     }
+
+
+def choose_generator(opened: OpenRun, wanted: str) -> Generator:
+    """The generator that answers.
+
+    Args:
+        opened: the run.
+        wanted: 'run' for the run's own; 'auto' for the run's own where it is a language model, else
+            the packaged one where that is installed (a generator made for training on little
+            answers poorly); or a language model's name, which answers untrained, asked through its
+            chat template where it has one.
+
+    Raises:
+        ConfigError: a generator that needs a run's training is asked for.
+        BackendUnavailableError: the model is not there.
+    """
+    from jsarag.errors import ConfigError
+    from jsarag.models.chat import CHAT
+    from jsarag.models.gguf import can_convert
+    from jsarag.models.hub import has_chat_template
+    from jsarag.models.load_generator import COPY, QUERY_LIKELIHOOD, load_generator
+    from jsarag.models.packaged import PACKAGED, SMOLLM2
+
+    settings = opened.config.generator
+    trained_only = (COPY, QUERY_LIKELIHOOD)
+    if wanted == "auto":
+        there = PACKAGED[SMOLLM2].find() is not None and can_convert()
+        wanted = SMOLLM2 if settings.model in trained_only and there else "run"
+    if wanted == "run":
+        return opened.parts.generator
+    if wanted in trained_only:
+        raise ConfigError(
+            f"--generator: expected auto, run, or a language model, found '{wanted}', which "
+            "answers only as a run trained it; use --generator run with a run that has it"
+        )
+    note_conversions(wanted)
+    generator = load_generator(
+        wanted,
+        template=CHAT if has_chat_template(wanted) else settings.template,
+        max_context_tokens=settings.max_context_tokens,
+        max_passage_tokens=settings.max_passage_tokens,
+        max_response_tokens=settings.max_response_tokens,
+        attention=settings.attention,
+        bf16=opened.config.train.bf16,
+    )
+    return generator.to(opened.parts.device).eval()
 
 
 def make_example(question: str, history: Sequence[str]) -> Example:
@@ -130,7 +186,17 @@ def _turns_of(text: str) -> list[Any]:
 def show_answer(answer: dict[str, Any], console: Console) -> None:
     """The answer in a panel, its passages below."""
     text = Text(answer["answer"] or "(no answer)", style="" if answer["answer"] else "dim")
-    console.print(Panel(text, title=Text(answer["question"]), title_align="left"))
+    name = answer["generator"]
+    source = f"the run's {name}" if answer["trained_here"] else f"{name}, not trained on this"
+    console.print(
+        Panel(
+            text,
+            title=Text(answer["question"]),
+            title_align="left",
+            subtitle=Text(f"answered by {source}", style="dim"),
+            subtitle_align="right",
+        )
+    )
     for passage in answer["passages"]:
         head = Text.assemble(
             (f"{passage['rank']}. ", "dim"),

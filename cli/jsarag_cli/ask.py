@@ -24,6 +24,14 @@ def ask(
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Length of the answer.")
     ] = None,
+    generator: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|run|NAME",
+            help="Who answers. auto: the run's generator if it is a language model, else smollm2 "
+            "where it is installed; run: the run's; or smollm2, a folder, a hub id.",
+        ),
+    ] = "auto",
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: the run's own.")
     ] = None,
@@ -33,7 +41,13 @@ def ask(
     from jsarag_cli.answering import answer_question, show_answer
 
     answer = answer_question(
-        run, question, history, k=k, max_new_tokens=max_new_tokens, device=device
+        run,
+        question,
+        history,
+        k=k,
+        max_new_tokens=max_new_tokens,
+        generator=generator,
+        device=device,
     )
     if json:
         print_json(answer)

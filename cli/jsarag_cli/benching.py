@@ -1,4 +1,4 @@
-"""The benchmark's result as a table."""
+"""The benchmarks' results as tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from jsarag_cli.output import facts, table
+from jsarag_cli.output import facts, size, table
 
 if TYPE_CHECKING:
     from jsarag.train.reporting import Reporter
@@ -32,18 +32,70 @@ def run_cases(cases: Sequence[str], reporter: Reporter, **settings: Any) -> dict
     Raises:
         BackendUnavailableError: the benchmarks are not installed with the package.
     """
+    run = _bench_module("run").run
+    reporter.stage("benchmark", None)
+    result = run(list(cases) or None, progress=reporter.event, **settings)
+    record: dict[str, Any] = result.to_json()
+    return record
+
+
+def run_train_steps(
+    objectives: Sequence[str],
+    arms: Sequence[str],
+    reporter: Reporter,
+    *,
+    append: bool,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Time training steps by turns.
+
+    Args:
+        objectives: an arm each.
+        arms: further arms as ``NAME: group.key=value ...``.
+        reporter: told what happens.
+        append: whether the result is kept as a row.
+        settings: further keywords of ``jsarag_bench.end_to_end.train_step.run``.
+
+    Raises:
+        BackendUnavailableError: the benchmarks are not installed with the package.
+    """
+    module = _bench_module("end_to_end.train_step")
+    chosen = [*map(module.objective_arm, objectives), *map(module.parse_arm, arms)]
+    result: dict[str, Any] = module.run(chosen, reporter=reporter, **settings)
+    if append:
+        rows = _bench_module("rows")
+        rows.append_row(rows.results_folder() / "train_step.jsonl", result)
+    return result
+
+
+def show_train_steps(result: Mapping[str, Any], console: Console) -> None:
+    """A line per arm, a line per ratio, and where the time goes."""
+    made = table("arm", "s", "p20-p80", "peak", numbers=[1, 2, 3])
+    for name, arm in result["arms"].items():
+        spread = f"{arm['p20_s']:.2f}-{arm['p80_s']:.2f}"
+        made.add_row(name, f"{arm['median_s']:.2f}", spread, size(arm["peak_bytes"]))
+    console.print(made)
+    names = list(dict.fromkeys(n for arm in result["arms"].values() for n in arm["stations"]))
+    where = table("station, s a step", *result["arms"], numbers=range(1, 1 + len(result["arms"])))
+    for name in names:
+        spent = [arm["stations"].get(name, 0.0) for arm in result["arms"].values()]
+        if max(spent) >= 0.005:
+            where.add_row(name, *(f"{seconds:.2f}" for seconds in spent))
+    console.print()
+    console.print(where)
+    for pair, ratio in result["ratio"].items():
+        console.print(f"\n{pair}: {ratio:.2f} (median of steps on the same batch)", style="bold")
+
+
+def _bench_module(name: str) -> Any:
     from jsarag.errors import BackendUnavailableError
 
     if find_spec("jsarag_bench") is None:
         raise BackendUnavailableError(
             "bench: the package jsarag_bench is not installed; run from a checkout "
-            "(`pip install -e .`), the wheel for users leaves the benchmarks out"
+            "(`pip install -e .`)"
         )
-    run = import_module("jsarag_bench.run").run
-    reporter.stage("benchmark", None)
-    result = run(list(cases) or None, progress=reporter.event, **settings)
-    record: dict[str, Any] = result.to_json()
-    return record
+    return import_module(f"jsarag_bench.{name}")
 
 
 def show_result(result: Mapping[str, Any], console: Console) -> None:

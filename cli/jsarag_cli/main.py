@@ -21,7 +21,12 @@ _CONTEXT = {
     "help_option_names": ["--help", "-h"],
     "token_normalize_func": lambda token: token.replace("_", "-"),
     # typer coerces an absent --help from None to bool, and imports pydantic for it (40 ms).
-    "default_map": {"help": False, "index": {"help": False}, "data": {"help": False}},
+    "default_map": {
+        "help": False,
+        "index": {"help": False},
+        "data": {"help": False},
+        "bench": {"help": False},
+    },
 }
 
 app = typer.Typer(
@@ -44,7 +49,7 @@ app.command("ask", rich_help_panel=_RUNS)(ask.ask)
 app.add_typer(index.app, name="index", rich_help_panel=_SEARCH)
 app.command("serve-index", rich_help_panel=_SEARCH)(serve_index.serve_index)
 app.add_typer(data.app, name="data", rich_help_panel=_CHECKS)
-app.command("bench", rich_help_panel=_CHECKS)(bench.bench)
+app.add_typer(bench.app, name="bench", rich_help_panel=_CHECKS)
 
 
 def _version(wanted: bool) -> None:

@@ -43,6 +43,15 @@ def note(text: str, *, level: str = "note") -> None:
     log_console().print(line, soft_wrap=True, highlight=False)
 
 
+def note_conversions(*models: str) -> None:
+    """Say which models will be converted before they load: half a minute in which nothing moves."""
+    from jsarag.models.hub import needs_conversion
+
+    for model in models:
+        if needs_conversion(model):
+            note(f"converting {model} into a plain model folder, once; this takes a while")
+
+
 def table(*columns: str, title: str | None = None, numbers: Sequence[int] = ()) -> Table:
     """An empty table in the house style.
 

@@ -125,19 +125,21 @@ COLUMNS = Flag(
 DEVICE = Flag("device", "train.device", "auto|cpu|cuda", "Where to compute.", _RUN)
 OUTPUT_DIR = Flag("output-dir", "output.output_dir", "FOLDER", "The run folder.", _RUN)
 SEED = Flag("seed", "train.seed", "N", "Seed of every random number.", _RUN)
+GENERATOR = Flag(
+    "generator",
+    "generator.model",
+    "NAME",
+    "copy, query-likelihood, smollm2, a folder, a hub id.",
+    _MODELS,
+)
+BATCH_SIZE = Flag("batch-size", "train.batch_size", "N", "Examples per micro step.", _STEPS)
 MAX_STEPS = Flag("max-steps", "train.max_steps", "N", "Optimizer steps.", _STEPS)
 
 TRAIN_FLAGS = (
     DATA_DIR,
     COLUMNS,
     Flag("retriever", "retriever.model", "NAME", "Encoder: minilm, a folder, a hub id.", _MODELS),
-    Flag(
-        "generator",
-        "generator.model",
-        "NAME",
-        "copy, query-likelihood, a folder, a hub id.",
-        _MODELS,
-    ),
+    GENERATOR,
     Flag("objective", "objective.name", "NAME", "jsa, rag or distil.", _OBJECTIVE),
     Flag(
         "estimator",
@@ -152,7 +154,7 @@ TRAIN_FLAGS = (
     Flag("mis-steps", "objective.mis_steps", "N", "Draws per example and step.", _OBJECTIVE),
     Flag("temperature", "retriever.temperature", "T", "Of the retrievers' softmax.", _OBJECTIVE),
     Flag("learning-rate", "train.learning_rate", "X", "Of the retrievers.", _STEPS),
-    Flag("batch-size", "train.batch_size", "N", "Examples per micro step.", _STEPS),
+    BATCH_SIZE,
     Flag(
         "gradient-accumulation-steps",
         "train.gradient_accumulation_steps",
@@ -187,6 +189,8 @@ TRAIN_FLAGS = (
     OUTPUT_DIR,
     Flag("report-to", "output.report_to", "NAME,...", "tensorboard, wandb, trackio.", _RUN),
 )
+
+STEP_FLAGS = (GENERATOR, BATCH_SIZE, SEED, DEVICE)
 
 DEMO_FLAGS = (
     Flag("objective", "objective.name", "NAME", "jsa, rag or distil.", _OBJECTIVE),

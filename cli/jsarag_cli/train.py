@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jsarag_cli.output import print_json, result_console
+from jsarag_cli.output import note_conversions, print_json, result_console
 from jsarag_cli.progress import make_reporter
 from jsarag_cli.settings import TRAIN_FLAGS, Overrides, with_settings
 
@@ -56,6 +56,8 @@ def train(
 
         show_plan(resolved, as_json=json)
         return
+    if not quiet:
+        note_conversions(resolved.config.retriever.model, resolved.config.generator.model)
     result = run_reported(resolved, resume=resume, quiet=quiet)
     if json:
         print_json(result_record(result))

@@ -154,7 +154,9 @@ def resolve_path(key: Key, value: Any, base: Path) -> Any:
 def _looks_like_path(key: Key, value: str) -> bool:
     if value.startswith((".", "~", "/")):
         return True
-    return key.name == "data.dataset" and "/" in value  # a model's hub id has a slash, too
+    if key.name == "data.dataset":  # a model's hub id has a slash, too
+        return "/" in value
+    return value.endswith(".gguf")
 
 
 def _split(text: str) -> list[str]:

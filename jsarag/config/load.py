@@ -26,7 +26,12 @@ from jsarag.config.keys import (
     short_names,
     unknown_key_error,
 )
-from jsarag.config.recipes import list_recipes, recipe_text
+from jsarag.config.recipes import (
+    LANGUAGE_MODEL,
+    OFFLINE_GENERATORS,
+    list_recipes,
+    recipe_text,
+)
 from jsarag.config.schema import Config
 from jsarag.config.yaml_file import read_yaml
 from jsarag.errors import ConfigError
@@ -34,7 +39,14 @@ from jsarag.errors import ConfigError
 _PREFIX = "JSARAG_"
 # Read by other parts of the package or by its tests and build; never settings of a run.
 NOT_SETTINGS = frozenset(
-    {"JSARAG_API_KEY", "JSARAG_ADMIN_KEY", "JSARAG_BACKEND", "JSARAG_CUDA", "JSARAG_REQUIRE"}
+    {
+        "JSARAG_ADMIN_KEY",
+        "JSARAG_API_KEY",
+        "JSARAG_BACKEND",
+        "JSARAG_CACHE",
+        "JSARAG_CUDA",
+        "JSARAG_REQUIRE",
+    }
 )
 
 
@@ -92,8 +104,11 @@ def resolve(
     named, from_file = _read_file(Path(file)) if file is not None else (None, [])
     recipe = recipe or named
     found, notes = _from_environment(os.environ if environment is None else environment)
-    settings = [*(_read_recipe(recipe) if recipe else []), *from_file, *found, *overrides]
-    return _build(settings, notes)
+    shipped = _read_recipe(recipe) if recipe else []
+    chosen = [*from_file, *found, *overrides]
+    if recipe and _replaces_offline_generator(shipped, chosen):
+        shipped += _read_recipe(LANGUAGE_MODEL, f"recipe {recipe}, for language models")
+    return _build([*shipped, *chosen], notes)
 
 
 def resolve_run(
@@ -205,9 +220,21 @@ def _read_file(path: Path) -> tuple[str | None, list[Setting]]:
     ]
 
 
-def _read_recipe(name: str) -> list[Setting]:
-    _, entries = read_yaml(recipe_text(name), f"recipe {name}")
-    return [Setting(entry.key, entry.value, f"recipe {name}") for entry in entries]
+def _read_recipe(name: str, source: str | None = None) -> list[Setting]:
+    source = source or f"recipe {name}"
+    _, entries = read_yaml(recipe_text(name), source)
+    return [Setting(entry.key, entry.value, source) for entry in entries]
+
+
+def _replaces_offline_generator(recipe: Sequence[Setting], chosen: Sequence[Setting]) -> bool:
+    """Whether a language model is chosen where the recipe was made for an offline generator."""
+
+    def model(settings: Sequence[Setting], default: str) -> str:
+        found = [setting.value for setting in settings if setting.key == "generator.model"]
+        return str(found[-1]) if found else default
+
+    of_recipe = model(recipe, "copy")
+    return of_recipe in OFFLINE_GENERATORS and model(chosen, of_recipe) not in OFFLINE_GENERATORS
 
 
 def _resolve_known(key: str, value: Any, base: Path) -> Any:

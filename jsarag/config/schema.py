@@ -67,9 +67,13 @@ class GeneratorConfig(Group):
 
     model: str = Field(
         default="copy",
-        description="'copy', 'query-likelihood', a folder, or a hub id (causal or seq2seq model)",
+        description="'copy', 'query-likelihood', 'smollm2' (packaged, offline), a folder, a GGUF "
+        "file, or a hub id (causal or seq2seq model)",
     )
-    template: str = "{title} {passage}\n{context}\n"
+    template: str = Field(
+        default="{title} {passage}\n{context}\n",
+        description="text with {title}, {passage} and {context}; 'chat' takes the model's own",
+    )
     lora: LoraConfig | None = None
     max_context_tokens: int = Field(default=96, ge=8)
     max_passage_tokens: int = Field(default=160, ge=8)
@@ -108,6 +112,11 @@ class ObjectiveConfig(Group):
         lt=1,
         description="passages of less weight give the generator no gradient; 0 drops none",
     )
+    mstep_passages: int = Field(
+        default=0,
+        ge=0,
+        description="pairs an example drawn by weight for the generator's gradient; 0: all",
+    )
 
 
 class TrainConfig(Group):
@@ -119,6 +128,12 @@ class TrainConfig(Group):
     )
     batch_size: int = Field(default=16, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
+    chunk_tokens: int | None = Field(
+        default=None,
+        ge=64,
+        description="tokens through the generator at once (encoders: four times as many); "
+        "none: found by trying before the first step",
+    )
     learning_rate: float = Field(default=2e-5, gt=0, description="prior and posterior retrievers")
     generator_learning_rate: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)

@@ -1,7 +1,9 @@
-"""The M-step: equation (4), a cross-entropy from fixed weights to each of the three parts.
+"""The M-step: equation (4) as a loss on scores, and which pairs its gradient walks back through.
 
-Its terms are kept apart because each must reach its own parameters only; which vectors a term is
-made of was decided in ``scoring.py``.
+A loss leaves one number on every (example, passage) pair: the derivative with respect to
+log p(y|x,h), -v(h) for equation (4), minus the responsibility for a marginal likelihood. Walking a
+pair back through a language model is the dearest part of a step, so here the light pairs are
+dropped or, without bias, a few pairs are drawn. Whoever walks is not known here.
 """
 
 from __future__ import annotations
@@ -9,48 +11,59 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jsarag.em.problem import EMSettings, Problem
-from jsarag.em.scoring import pair_scores
-from jsarag.types import Candidates
-
 
 def cross_entropy(values: Tensor, logp: Tensor) -> Tensor:
     """-sum_h v(h) log p(h), mean over the batch: [B, C], [B, C] -> scalar; 0 · -inf counts as 0."""
     return -(values * logp.masked_fill(values == 0, 0)).sum(dim=1).mean()
 
 
-def generator_loss(
-    problem: Problem,
-    settings: EMSettings,
-    candidates: Candidates,
-    values: Tensor,
-    response_logp: Tensor,
-) -> Tensor:
-    """-sum_h v(h) log p(y|x,h), mean over the batch, with gradient where v is large enough.
+def drop_light(coefficients: Tensor, example: Tensor, cutoff: float) -> Tensor:
+    """Zero in place of what is lighter than ``cutoff`` of its example's whole; the heaviest stays.
 
     Args:
-        problem: the batch.
-        settings: the likelihood, and ``backprop_cutoff``.
-        candidates: of the step.
-        values: v, [B, C].
-        response_logp: [B, C] as the E-step scored it, without gradient.
-
-    Notes:
-        One forward and backward pass over the pairs with v > 0 and v >= the cutoff, all examples
-        in one call; the others enter as the constants the E-step scored, so the value does not
-        depend on the cutoff. A generator without gradient is not asked again.
+        coefficients: [P] derivatives of the loss, one per pair.
+        example: int64 [P], the example of each pair.
+        cutoff: share of an example's sum of absolute values, at least 0 and below 1.
     """
-    if not (problem.generator_trained and torch.is_grad_enabled()):
-        return cross_entropy(values, response_logp)
-    kept = back_propagated(values, settings.backprop_cutoff)
-    # sync: the number of pairs decides the shape.
-    example, slot = kept.nonzero(as_tuple=True)
-    logp = pair_scores(problem, settings, example, candidates.rows[example, slot])
-    constant = cross_entropy(values.masked_fill(kept, 0), response_logp)
-    return constant - (values[example, slot] * logp).sum() / len(values)
+    size = coefficients.abs()
+    share = size / _by_example(size, example, "sum")[example]
+    heaviest = size == _by_example(size, example, "amax")[example]
+    return coefficients.where((share >= cutoff) | heaviest, 0)
 
 
-def back_propagated(values: Tensor, cutoff: float) -> Tensor:
-    """bool [B, C]: the slots whose log p(y|x,h) gets gradient; every example keeps its heaviest."""
-    heaviest = values == values.amax(dim=1, keepdim=True)
-    return (values > 0) & ((values >= cutoff) | heaviest)
+def draw_pairs(coefficients: Tensor, example: Tensor, coins: Tensor, draws: int) -> Tensor:
+    """Systematic resampling: ``draws`` pairs an example instead of all, unbiased in expectation.
+
+    Pair z of an example with absolute sum S is drawn n_z times, E n_z = draws · |c_z| / S, and gets
+    sign(c_z) · S · n_z / draws. Equation (4b) of ``docs/math.md``.
+
+    Args:
+        coefficients: [P] derivatives of the loss, one per pair.
+        example: int64 [P], the example of each pair, ascending.
+        coins: f64 [B] in (0, 1), one uniform per example.
+        draws: pairs drawn per example, at least 1.
+
+    Returns:
+        [P], with at most ``draws`` numbers per example that are not 0.
+    """
+    size = coefficients.double().abs()
+    whole = _by_example(size, example, "sum")
+    total = size.cumsum(0)
+    # Where each example begins: all of the sums before it.
+    before = (whole.cumsum(0) - whole)[example]
+    scale = whole[example].where(whole[example] > 0, 1)
+    upper = ((total - before) / scale).clamp(0, 1)
+    lower = ((total - size - before) / scale).clamp(0, 1)
+    # The last pair of an example ends at 1, whatever rounding did to the sums.
+    last = torch.ones_like(example, dtype=torch.bool)
+    last[:-1] = example[1:] != example[:-1]
+    upper = upper.masked_fill(last, 1)
+    coin = coins[example]
+    times = (upper * draws - coin).ceil() - (lower * draws - coin).ceil()
+    drawn = coefficients.sign().double() * whole[example] * times / draws
+    return drawn.to(coefficients.dtype)
+
+
+def _by_example(values: Tensor, example: Tensor, reduce: str) -> Tensor:
+    count = int(example.max()) + 1 if len(example) else 0  # sync: a shape
+    return values.new_zeros(count).scatter_reduce(0, example, values, reduce)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from jsarag.errors import ConfigError, ShapeError
-from jsarag.types import PassageEmbedder, QueryEmbeddings, ResponseScorer, TokenLogp
+from jsarag.types import PassageEmbedder, QueryEmbeddings, ResponseScorer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,6 @@ class EMSettings:
     temperature: T of both retrievers' softmax.
     evidence_weight: factor on log p(y|x,h) in the weights; 0 turns the evidence off.
     detach_posterior_from_passages: log q gives no gradient to a passage encoder both share.
-    backprop_cutoff: passages of less weight than this give the generator no gradient; 0 drops none.
     seed: of the run; draws are keyed by (seed, purpose, example id, visit).
 
     Raises:
@@ -48,7 +47,6 @@ class EMSettings:
     temperature: float
     evidence_weight: float = 1.0
     detach_posterior_from_passages: bool = True
-    backprop_cutoff: float = 0.0
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -59,8 +57,6 @@ class EMSettings:
         _require("mis_steps", self.mis_steps, self.mis_steps >= 1, "at least 1")
         _require("temperature", self.temperature, self.temperature > 0, "more than 0")
         _require("evidence_weight", self.evidence_weight, self.evidence_weight >= 0, "at least 0")
-        cutoff = self.backprop_cutoff
-        _require("backprop_cutoff", cutoff, 0 <= cutoff < 1, "at least 0 and less than 1")
 
     @property
     def inv_temperature(self) -> float:
@@ -74,6 +70,10 @@ class Scan(Protocol):
     @property
     def ids(self) -> Tensor:
         """int64 [B, k], -1 pads."""
+
+    @property
+    def scores(self) -> Tensor:
+        """f32 [B, k], inner products; -inf on padding."""
 
     @property
     def tile_lse(self) -> Tensor | None:
@@ -137,28 +137,19 @@ class PassageIndex(Protocol):
         """Stored embeddings f32 [n, D] of rows int64 [n]."""
 
 
-class TokenScorer(Protocol):
-    """Per-token log-likelihoods of (example, passage) pairs; arguments as ``ResponseScorer``."""
-
-    def __call__(self, example: Tensor, row: Tensor) -> TokenLogp: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One batch, as the method sees it.
 
     example_ids, visits: [B], which example and how many times it was seen before; key the draws.
-    queries: live embeddings of the batch.
+    queries: live embeddings of the batch; NaN for a retriever the objective does not read.
     prior_index, posterior_index: the same object where both retrievers share one passage encoder;
         the posterior's is None for an objective without a posterior.
     embed_prior, embed_posterior: live passage embeddings; called only if ``passages_trained``.
-    score_responses: log p(y|x,h) of pairs, in the caller's gradient mode.
+    score_responses: log p(y|x,h) of pairs, with gradient where the generator trains.
     exclude: int64 [B, E] rows each example may not use, -1 pads; or None.
     passages_trained: whether the passage encoder takes gradient; if not, the index's vectors are
         the live ones and nothing is re-encoded.
-    generator_trained: False where log p(y|x,h) is constant in every parameter; then responses are
-        not scored a second time for their gradient.
-    score_tokens: for objectives that mix passages per token; None where the generator has none.
     """
 
     example_ids: Sequence[str]
@@ -171,8 +162,6 @@ class Problem:
     score_responses: ResponseScorer
     exclude: Tensor | None
     passages_trained: bool
-    generator_trained: bool = True
-    score_tokens: TokenScorer | None = None
 
     def __post_init__(self) -> None:
         count = len(self.queries.prior)

@@ -45,7 +45,7 @@ def retriever_scores(
 
 
 def response_scores(problem: Problem, settings: EMSettings, rows: Tensor, chosen: Tensor) -> Tensor:
-    """log p(y|x,h) of the chosen slots, each pair scored once, in the caller's gradient mode.
+    """log p(y|x,h) of the chosen slots, each pair scored once.
 
     Args:
         problem: the batch.

@@ -125,6 +125,22 @@ def remove_folder(path: Path | str) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+@contextmanager
+def locked(path: Path | str) -> Iterator[None]:
+    """Wait for and hold the lock that a file stands for; the file stays, empty.
+
+    On a file system without locks nothing is held: what is written by the functions above is still
+    whole, only done twice.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def recover_folder(path: Path | str) -> None:
     """Put back the previous folder if a crash struck between the two renames of a replacement."""
     target = Path(path)

@@ -130,6 +130,37 @@ class CopyGenerator(Generator):
         """Text of token ids up to the first end of sequence, special tokens left out."""
         return self.codec.decode(ids)
 
+    def chunks(self, inputs: Sequence[GeneratorInput], budget_tokens: int) -> list[list[int]]:
+        """Positions of the inputs, those of one context together; see :meth:`Generator.chunks`."""
+        groups: list[list[int]] = []
+        spent, stem = 0, None
+        for place in sorted(range(len(inputs)), key=lambda place: inputs[place].context):
+            item = inputs[place]
+            shared, own = self._costs(item)
+            same = (item.context, item.response) == stem
+            if groups and spent + own + (0 if same else shared) <= budget_tokens:
+                groups[-1].append(place)
+                spent += own + (0 if same else shared)
+            else:
+                groups.append([place])
+                spent = own + shared
+            stem = (item.context, item.response)
+        return groups
+
+    def tokens(self, inputs: Sequence[GeneratorInput]) -> int:
+        """Tokens looked at: of each distinct context with its response, and of each passage."""
+        stems = {(item.context, item.response): self._costs(item)[0] for item in inputs}
+        return sum(stems.values()) + sum(self._costs(item)[1] for item in inputs)
+
+    def _costs(self, item: GeneratorInput) -> tuple[int, int]:
+        """Tokens that inputs of one context and response share, and the input's own."""
+        texts = [passage_text(passage) for passage in item.passages]
+        response = self._looked_up("response", [item.response])[0][0]
+        context = self._looked_up("context", [item.context])[0][0]
+        passages = sum(len(ids) for ids, _ in self._looked_up("passage", texts))
+        written = len(response) + 1
+        return len(context) + written, written + passages
+
     def token_logp(self, inputs: Sequence[GeneratorInput]) -> TokenLogp:
         """log p(y_t | x, h, y_<t) of every response token; see :meth:`Generator.token_logp`.
 
@@ -329,10 +360,20 @@ class CopyGenerator(Generator):
         return classes
 
     def _read(self, field: str, texts: Sequence[str]) -> list[Tensor]:
-        """Token ids of each distinct text, cut to the field's limit, kept for next time."""
-        context = field == "context"
-        settings = self.settings
-        limit = settings.max_context_tokens if context else settings.max_passage_tokens
+        """Token ids of each distinct text, cut to the field's limit; what was cut is counted."""
+        found = self._looked_up(field, texts)
+        for ids, length in found:
+            self.truncation.add(f"generator {field}", tokens=length, kept=len(ids))
+        return [ids for ids, _ in found]
+
+    def _looked_up(self, field: str, texts: Sequence[str]) -> list[tuple[Tensor, int]]:
+        """The texts' token ids, cut to the field's limit, and their lengths; kept for next time."""
+        settings, context = self.settings, field == "context"
+        limit = {
+            "context": settings.max_context_tokens,
+            "passage": settings.max_passage_tokens,
+            "response": settings.max_response_tokens - 1,
+        }[field]
         unseen = [text for text in texts if (field, text) not in self._texts]
         for text, row in zip(unseen, token_ids(self.tokenizer, unseen, special=False), strict=True):
             kept = row[-limit:] if context else row[:limit]
@@ -340,9 +381,7 @@ class CopyGenerator(Generator):
         result = []
         for text in texts:
             self._texts.move_to_end((field, text))
-            ids, length = self._texts[field, text]
-            self.truncation.add(f"generator {field}", tokens=length, kept=len(ids))
-            result.append(ids)
+            result.append(self._texts[field, text])
         while len(self._texts) > _TEXTS_KEPT:
             self._texts.popitem(last=False)
         return result

@@ -22,7 +22,7 @@ from jsarag.errors import ConfigError
 from jsarag.io.atomic import write_json
 from jsarag.models import hub
 from jsarag.models.digests import tensors_digest, tokenizer_digest
-from jsarag.models.padding import length_batches, pad, precision
+from jsarag.models.padding import budget_batches, length_batches, pad, precision
 from jsarag.models.pooling import declared_pooling, known_pooling, pool
 from jsarag.models.prompts import TruncationCounter
 from jsarag.models.truncation import Keep, fit_text, token_ids
@@ -61,7 +61,7 @@ class TextEncoder(nn.Module):
         model: a transformers model whose output has ``last_hidden_state``.
         tokenizer: its tokeniser.
         spec: how to use them.
-        micro_batch: texts per forward pass where the caller names no other number.
+        budget_tokens: tokens, padding included, per forward pass in training.
         bf16: run the network under bfloat16 autocast; pooling and vectors stay float32.
 
     Attributes:
@@ -74,14 +74,14 @@ class TextEncoder(nn.Module):
         tokenizer: Any,
         spec: EncoderSpec,
         *,
-        micro_batch: int = 64,
+        budget_tokens: int = 8192,
         bf16: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.spec = spec
-        self.micro_batch = micro_batch
+        self.budget_tokens = budget_tokens
         self.bf16 = bf16
         self.truncation = TruncationCounter()
         self._check_limits()
@@ -122,13 +122,23 @@ class TextEncoder(nn.Module):
         rows = self.tokenise(texts, role)
         order: list[int] = []
         parts: list[Tensor] = []
-        for batch in length_batches([len(row) for row in rows], self.micro_batch):
+        for batch in budget_batches([len(row) for row in rows], self.budget_tokens):
             order.extend(batch)
             parts.append(self._vectors([rows[index] for index in batch]))
         if not parts:
             return torch.empty((0, self.width), device=self.device)
         position = torch.tensor(order, device=self.device).argsort()
         return torch.cat(parts).index_select(0, position)
+
+    def chunks(self, texts: Sequence[str], role: Role) -> list[list[int]]:
+        """Positions of texts in the groups that go through the network together in training."""
+        lengths = [len(row) for row in self.tokenise(texts, role)]
+        return budget_batches(lengths, self.budget_tokens)
+
+    def tokens(self, texts: Sequence[str], role: Role) -> int:
+        """Tokens of all texts in one pass, padding included."""
+        lengths = [len(row) for row in self.tokenise(texts, role)]
+        return len(lengths) * max(lengths, default=0)
 
     # no_grad and not inference_mode: index vectors meet live ones in scores that are
     # differentiated, and autograd refuses to save inference tensors.
@@ -193,7 +203,7 @@ class TextEncoder(nn.Module):
             copy.deepcopy(self.model),
             self.tokenizer,
             self.spec,
-            micro_batch=self.micro_batch,
+            budget_tokens=self.budget_tokens,
             bf16=self.bf16,
         )
 
@@ -252,7 +262,7 @@ def load_encoder(
     passage_prefix: str = "",
     max_query_tokens: int = 128,
     max_passage_tokens: int = 160,
-    micro_batch: int = 64,
+    budget_tokens: int = 8192,
     bf16: bool = False,
     attention: str = "auto",
 ) -> TextEncoder:
@@ -266,7 +276,7 @@ def load_encoder(
         passage_prefix: put before every passage text.
         max_query_tokens: tokens read of a query with prefix and special tokens; the last ones.
         max_passage_tokens: tokens read of a passage; the first ones.
-        micro_batch: texts per forward pass in training.
+        budget_tokens: tokens, padding included, per forward pass in training.
         bf16: run under bfloat16 autocast.
         attention: transformers' attention implementation, or 'auto'.
 
@@ -286,7 +296,7 @@ def load_encoder(
         tokenizer_digest=tokenizer_digest(tokenizer),
     )
     network = _load_network(name, attention=attention)
-    return TextEncoder(network, tokenizer, spec, micro_batch=micro_batch, bf16=bf16)
+    return TextEncoder(network, tokenizer, spec, budget_tokens=budget_tokens, bf16=bf16)
 
 
 def _load_network(name: str, *, attention: str = "auto") -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from jsarag.models.digests import tensors_digest
+from jsarag.models.padding import budget_batches
 from jsarag.models.prompts import TruncationCounter
 from jsarag.types import GeneratorInput, ResponseLogp, TokenLogp
 
@@ -22,24 +23,27 @@ from jsarag.types import GeneratorInput, ResponseLogp, TokenLogp
 class Generator(nn.Module, ABC):
     """A conditional language model of responses given a context and the passages to ground on.
 
-    Every method takes any number of inputs (zero included) and batches inside, sorted by length and
-    at most ``micro_batch`` at a time; results never depend on which inputs share a call. Gradients
-    flow where torch's gradient mode and the parameters' ``requires_grad`` allow. Implementations
-    run their network without dropout unless asked, so that a probability scored without gradient
-    and the one back-propagated are the same number.
+    Every method takes any number of inputs (zero included) and batches inside: scoring by
+    :meth:`chunks`, decoding by length and at most ``micro_batch`` at a time; results never depend
+    on which inputs share a call. Gradients flow where torch's gradient mode and the parameters'
+    ``requires_grad`` allow. Implementations run their network without dropout unless asked, so that
+    a probability scored without gradient and the one back-propagated are the same number.
 
     Attributes:
         truncation: counts what the token limits cut, per field.
-        micro_batch: how many inputs go through the network at once.
+        micro_batch: how many inputs go through the network at once in decoding.
+        budget_tokens: how many tokens, padding included, go through it at once in scoring.
     """
 
     truncation: TruncationCounter
     micro_batch: int
+    budget_tokens: int
 
-    def __init__(self, *, micro_batch: int = 32) -> None:
+    def __init__(self, *, micro_batch: int = 32, budget_tokens: int = 4096) -> None:
         super().__init__()
         self.truncation = TruncationCounter()
         self.micro_batch = micro_batch
+        self.budget_tokens = budget_tokens
 
     @property
     @abstractmethod
@@ -58,6 +62,33 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids up to the first ``eos_id``, special tokens left out."""
+
+    def chunks(self, inputs: Sequence[GeneratorInput], budget_tokens: int) -> list[list[int]]:
+        """Inputs that go through the network together when scored.
+
+        A function of the inputs alone. The pass over a group, with ``budget_tokens`` set to this
+        budget, is one pass: its graph is what back-propagation must hold at once.
+
+        Args:
+            inputs: P pairs.
+            budget_tokens: tokens of a group, padding included, as :meth:`tokens` counts them.
+
+        Returns:
+            Every position in ``inputs`` once; an input that alone exceeds the budget is alone. By
+            default for networks that read padded responses and no more.
+        """
+        return budget_batches(self._response_lengths(inputs), budget_tokens)
+
+    def tokens(self, inputs: Sequence[GeneratorInput]) -> int:
+        """Tokens of one pass over the inputs, padding included.
+
+        Within ``budget_tokens``, this is what scoring the inputs puts through the network; beyond,
+        scoring takes several passes, each narrower.
+        """
+        return len(inputs) * max(self._response_lengths(inputs), default=0)
+
+    def _response_lengths(self, inputs: Sequence[GeneratorInput]) -> list[int]:
+        return [len(self.encode_response(item.response)) for item in inputs]
 
     @abstractmethod
     def token_logp(self, inputs: Sequence[GeneratorInput]) -> TokenLogp:
@@ -115,6 +146,15 @@ class Generator(nn.Module, ABC):
     def is_trainable(self) -> bool:
         """Whether any parameter takes gradient."""
         return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether passes with gradient are random, so that two of them give different numbers."""
+        return False
+
+    def checkpoint_activations(self) -> bool:
+        """Hold fewer activations, computing them again in the backward pass; whether it can."""
+        return False
 
     def checkpoint_state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold to continue training; frozen borrowed parts are left out."""

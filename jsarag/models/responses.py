@@ -36,9 +36,17 @@ class ResponseCodec:
         tokenizer: a transformers tokeniser.
         max_tokens: the most tokens of a response, end of sequence included.
         counter: told what was cut, under 'generator response'.
+        eos_id: the token that ends a response; None takes the tokeniser's own.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int, counter: TruncationCounter) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_tokens: int,
+        counter: TruncationCounter,
+        *,
+        eos_id: int | None = None,
+    ) -> None:
         if max_tokens < 2:
             raise ConfigError(
                 "generator.max_response_tokens: expected at least 2 (a token and the end of "
@@ -47,7 +55,7 @@ class ResponseCodec:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.counter = counter
-        self.eos_id = end_of_sequence(tokenizer)
+        self.eos_id = end_of_sequence(tokenizer) if eos_id is None else eos_id
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each response: the first ones, ``eos_id`` last."""

@@ -1,6 +1,7 @@
-"""Will a run fit? Index, gradients and optimizer state, said before anything is embedded.
+"""Will a run fit, and what is its peak? Said before anything is embedded.
 
-Counts what is certain. Activations depend on the texts and come on top; the message says so.
+Index, gradients and optimizer state are counted; activations are one chunk's, which was tried
+(``probe.py``); what the program and the weights hold already is looked up.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from jsarag.config.schema import Config
+from jsarag.data.registry import Dataset
 from jsarag.errors import MemoryForecastError
 from jsarag.index.memory import (
     IndexForecast,
@@ -18,6 +21,10 @@ from jsarag.index.memory import (
     forecast_index,
     require_memory,
 )
+from jsarag.io.peak import held_bytes
+from jsarag.models.generator import Generator
+from jsarag.models.retrievers import RetrieverParts
+from jsarag.train.probe import Probe, find_budgets
 
 # float32: 4 bytes of weights, then 4 of gradient and 8 of Adam's two moments where it trains.
 WEIGHT_BYTES, TRAINING_BYTES = 4, 12
@@ -25,12 +32,15 @@ WEIGHT_BYTES, TRAINING_BYTES = 4, 12
 
 @dataclass(frozen=True, slots=True)
 class RunForecast:
-    """Bytes a run will hold besides activations.
+    """Bytes a run will hold.
 
     Attributes:
         index: one index; ``indexes`` of them are held, twice while they are ``rebuilt``.
         weights_bytes: all parts' weights, which are loaded already.
         training_bytes: gradients and Adam's moments by part; parts that do not train are absent.
+        held_bytes: taken already where the models are: weights and, in main memory, the program.
+        chunk_bytes: activations of the largest chunk, forward and backward.
+        chunk_tokens: tokens of that chunk.
     """
 
     index: IndexForecast
@@ -38,6 +48,14 @@ class RunForecast:
     rebuilt: bool
     weights_bytes: int
     training_bytes: Mapping[str, int]
+    held_bytes: int = 0
+    chunk_bytes: int = 0
+    chunk_tokens: int = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """The run's memory at its height, where the models are."""
+        return self.held_bytes + self.device_bytes
 
     @property
     def vectors_bytes(self) -> int:
@@ -47,23 +65,29 @@ class RunForecast:
     @property
     def device_bytes(self) -> int:
         """What is still to be taken where the models are."""
-        return self.vectors_bytes + sum(self.training_bytes.values())
+        return self.vectors_bytes + sum(self.training_bytes.values()) + self.chunk_bytes
 
     @property
     def host_bytes(self) -> int:
-        """The same where that is the main memory: building an index may need a second copy."""
-        return self.device_bytes + self.index.build_bytes - self.index.vectors_bytes
+        """The same where that is the main memory: building an index may need a second copy.
+
+        That copy is gone, or not yet there, while a chunk goes through the networks.
+        """
+        copy = self.index.build_bytes - self.index.vectors_bytes
+        return self.device_bytes + max(copy - self.chunk_bytes, 0)
 
     def describe(self) -> str:
         """One line for the log."""
         trained = ", ".join(self.training_bytes) or "nothing"
         copies = "" if self.indexes == 1 else f" x {self.indexes}"
         return (
-            f"memory forecast: {_gib(self.vectors_bytes)} index ({self.index.count:,} passages x "
-            f"{self.index.width} {self.index.dtype}{copies}{', rebuilt' if self.rebuilt else ''}), "
-            f"{_gib(self.weights_bytes)} weights, {_gib(sum(self.training_bytes.values()))} "
-            f"gradients and optimizer ({trained}); {_gib(self.index.disk_bytes * self.indexes)} on "
-            "disk an index generation; activations come on top"
+            f"memory forecast: peak {_gib(self.peak_bytes)}: {_gib(self.held_bytes)} held already "
+            f"({_gib(self.weights_bytes)} of it weights), {_gib(self.vectors_bytes)} index "
+            f"({self.index.count:,} passages x {self.index.width} {self.index.dtype}{copies}"
+            f"{', rebuilt' if self.rebuilt else ''}), "
+            f"{_gib(sum(self.training_bytes.values()))} gradients and optimizer ({trained}), "
+            f"{_gib(self.chunk_bytes)} activations (chunks of {self.chunk_tokens:,} tokens); "
+            f"{_gib(self.index.disk_bytes * self.indexes)} on disk an index generation"
         )
 
 
@@ -75,6 +99,9 @@ def forecast_run(
     dtype: str,
     indexes: int,
     rebuilt: bool,
+    held_bytes: int = 0,
+    chunk_bytes: int = 0,
+    chunk_tokens: int = 0,
 ) -> RunForecast:
     """Count a run's bytes.
 
@@ -85,6 +112,7 @@ def forecast_run(
         dtype: of the index.
         indexes: 2 where both retrievers have passage encoders of their own, else 1.
         rebuilt: whether the index is made again during training.
+        held_bytes, chunk_bytes, chunk_tokens: see :class:`RunForecast`.
     """
     trainable = {
         name: sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -97,7 +125,57 @@ def forecast_run(
         weights_bytes=WEIGHT_BYTES
         * sum(p.numel() for module in modules.values() for p in module.parameters()),
         training_bytes={name: TRAINING_BYTES * count for name, count in trainable.items() if count},
+        held_bytes=held_bytes,
+        chunk_bytes=chunk_bytes,
+        chunk_tokens=chunk_tokens,
     )
+
+
+def probe_run(
+    config: Config, dataset: Dataset, retrievers: RetrieverParts, generator: Generator
+) -> Probe:
+    """Find the networks' token budgets by trying chunks, as ``train.chunk_tokens`` says.
+
+    Raises:
+        MemoryForecastError: the index alone, or a single pair, does not fit.
+    """
+    index = forecast_index(len(dataset.kb), retrievers.passages.width, config.index.dtype)
+    require_memory(index, available_memory_bytes())
+    return find_budgets(
+        retrievers,
+        generator,
+        dataset,
+        turns=config.data.generator_turns,
+        available_bytes=free_bytes(retrievers.passages.device),
+        wanted_tokens=config.train.chunk_tokens,
+    )
+
+
+def look_ahead(
+    config: Config,
+    dataset: Dataset,
+    retrievers: RetrieverParts,
+    generator: Generator,
+    probe: Probe,
+) -> RunForecast:
+    """What a run of these models, with nothing embedded yet, will hold in memory."""
+    return forecast_run(
+        modules_of(retrievers, generator),
+        passages=len(dataset.kb),
+        width=retrievers.passages.width,
+        dtype=config.index.dtype,
+        indexes=2 if retrievers.has_separate_passages else 1,
+        rebuilt=retrievers.passages.is_trainable,
+        held_bytes=held_bytes(retrievers.passages.device),
+        chunk_bytes=probe.chunk_bytes,
+        chunk_tokens=probe.generator.tokens,
+    )
+
+
+def modules_of(retrievers: RetrieverParts, generator: Generator) -> dict[str, nn.Module]:
+    """Everything that may train, by part name."""
+    modules: dict[str, nn.Module] = dict(retrievers.parts().items())
+    return {**modules, "generator": generator}
 
 
 def require_fit(forecast: RunForecast, device: torch.device) -> None:
@@ -106,13 +184,18 @@ def require_fit(forecast: RunForecast, device: torch.device) -> None:
     Raises:
         MemoryForecastError: main memory or the device's is too small.
     """
-    host = available_memory_bytes()
-    require_memory(forecast.index, host)
+    require_memory(forecast.index, available_memory_bytes())
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        _require(forecast, forecast.device_bytes, free, f"of {device}'s memory")
+        _require(forecast, forecast.device_bytes, free_bytes(device), f"of {device}'s memory")
     else:
-        _require(forecast, forecast.host_bytes, host, "of memory")
+        _require(forecast, forecast.host_bytes, free_bytes(device), "of memory")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that may still be taken where the models are."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory_bytes()
 
 
 def _require(forecast: RunForecast, needed: int, available: int, where: str) -> None:
@@ -120,7 +203,7 @@ def _require(forecast: RunForecast, needed: int, available: int, where: str) -> 
         return
     raise MemoryForecastError(
         f"training: expected at most {_gib(available)} {where} (that is free), found a need of "
-        f"{_gib(needed)} besides activations. {_cheapest_change(forecast, needed - available)}. "
+        f"{_gib(needed)} more than is held. {_cheapest_change(forecast, needed - available)}. "
         f"In detail, {forecast.describe()}"
     )
 

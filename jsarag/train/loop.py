@@ -4,8 +4,9 @@
                                                          -> (due?) rebuild, evaluate, save
 
 What happens at a station is written where the station lives: ``problem.py`` (encode),
-``em/objectives`` (candidates, score, weights, loss), ``optimizer.py``, ``training_run.py`` (what is
-due). Each is timed under its name, so the log says where a step's time goes.
+``em/objectives`` (candidates, score, weights, loss), ``back.py`` (backward, in chunks),
+``optimizer.py``, ``training_run.py`` (what is due). Each is timed under its name, so the log says
+where a step's time goes. The generator's own stages run through here too.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from jsarag.train.training_run import TrainingRun
 
 
 def train(run: TrainingRun) -> None:
-    """Train all parts end to end until ``max_steps`` (or ``max_seconds``, a guard, a signal).
+    """Run the present stage until its last step (or ``max_seconds``, a guard, a signal).
 
     Raises:
         NumericalError: NaN or infinity; the last good state is saved.
         GuardError: retrieval collapsed, or no evidence under ``guards.strict``.
     """
-    clock, objective, optimizer = run.clock, run.objective, run.optimizer
+    clock, objective, optimizer = run.clock, run.stage.objective, run.optimizer
     while run.goes_on():
-        randomness.seed_torch(run.seed, "train", run.progress.step)  # for dropout inside LoRA
+        randomness.seed_torch(run.seed, run.stage.kind, run.step)  # for dropout inside LoRA
         optimizer.zero_grad()
         held = []
         for micro_batch in range(run.accumulation):
@@ -38,15 +39,15 @@ def train(run: TrainingRun) -> None:
                 scores = objective.score(problem, candidates)
             with clock("weights"):  # the E-step: the chain, or another estimator of p(h|x,y)
                 weights = objective.weights(problem, candidates, scores)
-            with clock("loss"):  # the M-step
+            with clock("loss"):  # the M-step: a function of scores alone
                 loss = objective.loss(problem, candidates, scores, weights)
-            with clock("backward"):
+            with clock("backward"):  # to the scores, then from them through the models
                 run.backward(loss.total)
             held.append((problem, candidates, weights))
             run.observe(candidates, scores, weights, loss)
         with clock("optimizer"):
             norms = optimizer.clip()
-            require_finite(loss.total, norms, run.progress.step + 1)
+            require_finite(loss.total, norms, run.step + 1)
             optimizer.step(run.learning_rate_factor())
             for item in held:
                 objective.commit(*item)  # chains move only once the step has been made

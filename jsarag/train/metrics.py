@@ -41,6 +41,10 @@ class StationClock:
         """Seconds charged so far to all stations but those named."""
         return sum(spent for name, spent in self._total.items() if name not in without)
 
+    def snapshot(self) -> dict[str, float]:
+        """Seconds charged to each station so far."""
+        return dict(self._total)
+
     def take(self) -> dict[str, float]:
         """Seconds charged to each station since the last call."""
         taken = {name: s - self._taken.get(name, 0.0) for name, s in self._total.items()}

@@ -1,7 +1,8 @@
 """From a batch of examples to the tensors and callables the objectives see.
 
 The seam between models and mathematics: behind a :class:`~jsarag.em.problem.Problem` there are
-encoders, texts and a generator; in front of it only embeddings, rows and log-probabilities.
+encoders, texts and a generator; in front of it only embeddings, rows and log-probabilities. All
+that a model computes with gradient is recorded on the batch's tape (``back.py``).
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jsarag import randomness
 from jsarag.assemble import Parts
 from jsarag.data.knowledge_base import KnowledgeBase
+from jsarag.em.objectives import Objective
 from jsarag.em.problem import Problem
 from jsarag.index.flat import FlatIndex
-from jsarag.models.generator import Generator
-from jsarag.models.prompts import render_context
+from jsarag.models.encoder import TextEncoder
+from jsarag.models.prompts import passage_text, render_context
 from jsarag.models.retrievers import PartName
+from jsarag.train.back import Responses, Tape, Thinning, Vectors
 from jsarag.types import Example, GeneratorInput, QueryEmbeddings, ResponseLogp
+
+# Keys the uniforms of the pairs that are walked back through the generator.
+WALKED_BACK = "em/mstep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +51,61 @@ class Batch:
         return [example.id for example in self.examples]
 
 
+@dataclass(frozen=True, slots=True)
+class WalkBack:
+    """How the generator's gradient is walked back: see :class:`~jsarag.train.back.Thinning`."""
+
+    draws: int
+    cutoff: float
+    seed: int
+
+
 class BatchScorer:
     """log p(y | x, h) for pairs of a batch's examples and passages; a ``ResponseScorer``."""
 
     def __init__(
-        self, generator: Generator, kb: KnowledgeBase, examples: Sequence[Example], turns: int
+        self, parts: Parts, batch: Batch, turns: int, tape: Tape, walk_back: WalkBack
     ) -> None:
-        self._generator, self._kb = generator, kb
-        self._contexts = [render_context(example, turns) for example in examples]
-        self._responses = [example.response for example in examples]
+        self._generator, self._kb = parts.generator, parts.dataset.kb
+        self._contexts = [render_context(example, turns) for example in batch.examples]
+        self._responses = [example.response for example in batch.examples]
+        self._tape, self._walk_back = tape, walk_back
+        self._coins = randomness.uniforms(
+            walk_back.seed, WALKED_BACK, batch.ids, batch.visits, 1
+        ).flatten()
 
     def __call__(self, example: Tensor, row: Tensor) -> ResponseLogp:
-        """Args are int64 [P]: positions in the batch and passage rows."""
-        pairs = zip(example.tolist(), row.tolist(), strict=True)  # sync: texts live on the host
-        return self._generator.response_logp(
-            [
-                GeneratorInput(self._contexts[b], (self._kb[h],), self._responses[b])
-                for b, h in pairs
-            ]
+        """Args: int64 [P] positions in the batch, int64 [P] or [P, J] passage rows, -1 pads."""
+        rows = (row if row.dim() == 2 else row[:, None]).tolist()  # sync: texts live on the host
+        inputs = [
+            GeneratorInput(
+                self._contexts[b], tuple(self._kb[h] for h in group if h >= 0), self._responses[b]
+            )
+            for b, group in zip(example.tolist(), rows, strict=True)
+        ]
+        responses = Responses(self._generator, inputs)
+        logp = self._tape.record(
+            responses,
+            trains=self._generator.is_trainable,
+            thinning=Thinning(example, self._walk_back.draws, self._walk_back.cutoff, self._coins),
         )
+        return ResponseLogp(logp, responses.lengths.to(logp.device))
 
 
 class LiveEmbedder:
     """Passage vectors as the passage encoder gives them now; a passage is encoded once a call."""
 
-    def __init__(self, parts: Parts, part: PartName) -> None:
-        self._retrievers, self._kb, self._part = parts.retrievers, parts.dataset.kb, part
+    def __init__(self, parts: Parts, part: PartName, tape: Tape) -> None:
+        self._encoder, self._kb, self._tape = parts.retrievers.parts()[part], parts.dataset.kb, tape
 
     def __call__(self, rows: Tensor) -> Tensor:
         """f32 [n, D] of rows int64 [n], with gradient where the encoder trains."""
         distinct, position = torch.unique(rows, return_inverse=True)
-        passages = [self._kb[row] for row in distinct.tolist()]  # sync: texts live on the host
-        return self._retrievers.encode_passages(passages, part=self._part)[position]
+        # sync: texts live on the host
+        texts = [passage_text(self._kb[row]) for row in distinct.tolist()]
+        vectors = Vectors(self._encoder, texts, "passage")
+        recorded = self._tape.record(vectors, trains=self._encoder.is_trainable)
+        return recorded[position]
 
 
 class StoredEmbedder:
@@ -89,44 +119,75 @@ class StoredEmbedder:
         return self._index.vectors(rows)
 
 
-def make_problem(parts: Parts, batch: Batch, windows: Windows, *, posterior: bool) -> Problem:
+def make_problem(
+    parts: Parts,
+    batch: Batch,
+    windows: Windows,
+    tape: Tape,
+    walk_back: WalkBack,
+    objective: Objective,
+) -> Problem:
     """Encode a batch and hand it over.
 
     Args:
         parts: the run's models and indexes.
         batch: the examples.
         windows: turns read by each part.
-        posterior: whether the objective has a posterior.
+        tape: records what is computed, for the way back.
+        walk_back: which pairs the generator's gradient takes.
+        objective: says which queries it reads.
     """
     retrievers = parts.retrievers
-    prior = retrievers.encode_contexts(batch.examples, windows.context_turns)
-    encoded = (
-        retrievers.encode_posterior(batch.examples, windows.posterior_turns) if posterior else None
-    )
     trained = retrievers.passages.is_trainable
-    embed_prior = LiveEmbedder(parts, "passages") if trained else StoredEmbedder(parts.prior_index)
-    embed_posterior: LiveEmbedder | StoredEmbedder = embed_prior
-    if retrievers.has_separate_passages:
-        embed_posterior = (
-            LiveEmbedder(parts, "posterior_passages")
-            if trained
-            else StoredEmbedder(parts.posterior_index)
-        )
+
+    def embedder(part: PartName, index: FlatIndex) -> LiveEmbedder | StoredEmbedder:
+        return LiveEmbedder(parts, part, tape) if trained else StoredEmbedder(index)
+
+    embed_prior = embedder("passages", parts.prior_index)
+    embed_posterior = (
+        embedder("posterior_passages", parts.posterior_index)
+        if retrievers.has_separate_passages
+        else embed_prior
+    )
     return Problem(
         example_ids=batch.ids,
         visits=batch.visits,
-        queries=QueryEmbeddings(prior, encoded),
+        queries=_encode(parts, batch, windows, tape, objective),
         prior_index=parts.prior_index,
         posterior_index=parts.posterior_index,
         embed_prior=embed_prior,
         embed_posterior=embed_posterior,
-        score_responses=BatchScorer(
-            parts.generator, parts.dataset.kb, batch.examples, windows.generator_turns
-        ),
+        score_responses=BatchScorer(parts, batch, windows.generator_turns, tape, walk_back),
         exclude=excluded_rows(parts.dataset.kb, batch.examples, parts.device),
         passages_trained=trained,
-        generator_trained=parts.generator.is_trainable,
     )
+
+
+def _encode(
+    parts: Parts,
+    batch: Batch,
+    windows: Windows,
+    tape: Tape,
+    objective: Objective,
+) -> QueryEmbeddings:
+    """The queries the objective reads; where it reads none of the prior's, NaN that would show."""
+    retrievers, examples = parts.retrievers, batch.examples
+
+    def encode(encoder: TextEncoder, texts: list[str]) -> Tensor:
+        trains = encoder.is_trainable
+        return tape.record(Vectors(encoder, texts, "query"), trains=trains)
+
+    if objective.needs_prior:
+        contexts = [render_context(example, windows.context_turns) for example in examples]
+        prior = encode(retrievers.prior, contexts)
+    else:
+        prior = torch.full((len(examples), retrievers.prior.width), torch.nan, device=parts.device)
+    posterior = None
+    if objective.needs_posterior:
+        assert retrievers.posterior is not None
+        texts = retrievers.posterior_texts(examples, windows.posterior_turns)
+        posterior = encode(retrievers.posterior, texts)
+    return QueryEmbeddings(prior, posterior)
 
 
 def excluded_rows(

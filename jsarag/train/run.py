@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from jsarag.assemble import OpenIndex, Parts, make_parts, make_run_objective
 from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
-from jsarag.data.batching import BatchSchedule
 from jsarag.data.registry import Dataset
 from jsarag.em.chains import ChainStore
 from jsarag.errors import CheckpointError, NumericalError
@@ -27,19 +25,21 @@ from jsarag.eval.evaluate import METRICS_FILE, Evaluation, write
 from jsarag.eval.evaluate import Progress as EvalProgress
 from jsarag.index.flat import FlatIndex
 from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint
+from jsarag.io.peak import forget_peak, highest_bytes
 from jsarag.io.run_dir import RunDir
 from jsarag.models.generator import Generator
 from jsarag.models.retrievers import PartName, RetrieverParts
 from jsarag.runs import index_folder, saved_index
 from jsarag.train.evaluation import evaluate_parts, headline
-from jsarag.train.forecast import forecast_run, require_fit
-from jsarag.train.generator_stage import train_concatenated, warm_up
+from jsarag.train.forecast import look_ahead, modules_of, probe_run, require_fit
 from jsarag.train.guards import CollapseGuard
 from jsarag.train.loop import train
 from jsarag.train.metrics import StationClock
 from jsarag.train.optimizer import OptimizerSettings, PartOptimizer
+from jsarag.train.probe import PROBE_FILE, Probe
 from jsarag.train.reporting import Level, Reporter, SilentReporter
 from jsarag.train.signals import StopSignal
+from jsarag.train.stages import Stage, concatenation_stage, train_stage, warm_up_stage
 from jsarag.train.state import Progress, load_state
 from jsarag.train.tracking import track
 from jsarag.train.training_run import TrainingRun, save_index
@@ -143,6 +143,7 @@ def _run(
     config = resolved.config
     generation = 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
     tell = partial(_tell, run_dir, reporter)
+    ahead = _LookAhead(config, run_dir, tell)
     reporter.stage("load models and embed the knowledge base", None)
     parts = make_parts(
         config,
@@ -150,13 +151,14 @@ def _run(
         checkpoint=checkpoint,
         open_index=_stored_index(run_dir, generation, checkpoint, tell),
         generation=generation,
-        before_index=partial(_forecast, config, tell),
+        before_index=ahead,
         progress=lambda done, total: reporter.advance(done),
     )
     for note in (*resolved.notes, *parts.dataset.notes):
         tell(note)
+    ahead.save()
     with StopSignal() as stop:
-        run = _make_run(config, parts, run_dir, reporter, stop, checkpoint)
+        run = make_run(config, parts, run_dir, reporter, stop, checkpoint)
         before = _before(run)
         try:
             _train_stages(run)
@@ -172,7 +174,7 @@ def _run(
         steps=run.progress.total,
         notes=parts.dataset.notes,
     )
-    _finish(run, result)
+    _finish(run, result, ahead.peak_bytes)
     return result
 
 
@@ -209,20 +211,34 @@ def _stored_index(
     return find_or_say
 
 
-def _forecast(
-    config: Config, tell: Tell, dataset: Dataset, retrievers: RetrieverParts, generator: Generator
-) -> None:
-    """Say what the run will hold in memory, and refuse it where that does not fit."""
-    forecast = forecast_run(
-        _modules(retrievers, generator),
-        passages=len(dataset.kb),
-        width=retrievers.passages.width,
-        dtype=config.index.dtype,
-        indexes=2 if retrievers.has_separate_passages else 1,
-        rebuilt=retrievers.passages.is_trainable,
-    )
-    tell(forecast.describe())
-    require_fit(forecast, retrievers.passages.device)
+class _LookAhead:
+    """Finds the token budgets before anything is embedded, and refuses a run that does not fit."""
+
+    def __init__(self, config: Config, run_dir: RunDir, tell: Tell) -> None:
+        self._config, self._path, self._tell = config, run_dir.path / PROBE_FILE, tell
+        self._probe: Probe | None = None
+        self.peak_bytes = 0
+
+    def __call__(self, dataset: Dataset, retrievers: RetrieverParts, generator: Generator) -> None:
+        """Try chunks, unless the run has a record of it; set the budgets; say what will be held."""
+        known = self._path.is_file()
+        probe = (
+            Probe.load(self._path)
+            if known
+            else probe_run(self._config, dataset, retrievers, generator)
+        )
+        probe.apply(retrievers, generator)
+        forecast = look_ahead(self._config, dataset, retrievers, generator, probe)
+        self._tell(forecast.describe())
+        require_fit(forecast, retrievers.passages.device)
+        self.peak_bytes = forecast.peak_bytes
+        self._probe = None if known else probe
+        forget_peak()
+
+    def save(self) -> None:
+        """Keep what was found; not before the run has begun, or its folder could not be reused."""
+        if self._probe is not None:
+            self._probe.save(self._path)
 
 
 def _claim(run_dir: RunDir, resolved: Resolved, *, resume: bool) -> Checkpoint | None:
@@ -239,7 +255,7 @@ def _claim(run_dir: RunDir, resolved: Resolved, *, resume: bool) -> Checkpoint |
     return None if found is None else load_checkpoint(run_dir, found)
 
 
-def _make_run(
+def make_run(
     config: Config,
     parts: Parts,
     run_dir: RunDir,
@@ -247,13 +263,14 @@ def _make_run(
     stop: StopSignal,
     checkpoint: Checkpoint | None,
 ) -> TrainingRun:
+    """Everything a training loop holds, at its beginning or where a checkpoint left it."""
     settings = config.train
     chains = ChainStore()
     guard = CollapseGuard(
         config.guards.collapse_window, config.guards.min_distinct_ratio, len(parts.dataset.kb)
     )
     optimizer = PartOptimizer(
-        _modules(parts.retrievers, parts.generator),
+        modules_of(parts.retrievers, parts.generator),
         OptimizerSettings(
             retriever_learning_rate=settings.learning_rate,
             generator_learning_rate=settings.generator_learning_rate,
@@ -280,9 +297,6 @@ def _make_run(
         reporter=reporter,
         clock=StationClock(parts.device, synchronise=True),
         stop=stop,
-        batches=BatchSchedule(
-            len(parts.dataset.splits["train"]), settings.batch_size, settings.seed
-        ),
     )
     parts.retrievers.train()
     parts.generator.train()
@@ -292,12 +306,6 @@ def _make_run(
         else f"started; trains {', '.join(optimizer.trained_parts) or 'nothing'}"
     )
     return run
-
-
-def _modules(retrievers: RetrieverParts, generator: Generator) -> dict[str, nn.Module]:
-    """Everything that may train, by part name."""
-    modules: dict[str, nn.Module] = dict(retrievers.parts().items())
-    return {**modules, "generator": generator}
 
 
 def _before(run: TrainingRun) -> dict[str, Any]:
@@ -319,19 +327,29 @@ def _train_stages(run: TrainingRun) -> None:
     progress, settings = run.progress, run.config.train
     if progress.stage == "warmup":
         if settings.generator_warmup_steps:
-            warm_up(run)
+            _train_generator(run, warm_up_stage(run.config, run.n_examples))
         run.check_evidence()
         progress.stage = "train"
+    run.stage = train_stage(run.config, run.objective, run.n_examples)
     if progress.stage in ("train", "done") and run.goes_on():
         progress.stage = "train"
-        run.start_stage("train", settings.max_steps, progress.step)
+        run.start_stage(run.stage)
         train(run)
     run.rebuild_if_stale()
     if progress.concat_step < settings.concat_steps:
         progress.stage = "concat"
-        train_concatenated(run)
+        _train_generator(run, concatenation_stage(run.config, run.n_examples))
     progress.stage = "done"
     run.save()
+
+
+def _train_generator(run: TrainingRun, stage: Stage) -> None:
+    """A stage of the generator's own, where it has anything to train."""
+    if not run.parts.generator.is_trainable:
+        run.event(f"skipped: {stage.title}: the generator has nothing to train")
+        return
+    run.start_stage(stage)
+    train(run)
 
 
 def _after(run: TrainingRun) -> dict[str, Any]:
@@ -370,7 +388,7 @@ def _staged(reporter: Reporter, split: str) -> EvalProgress:
     return tell
 
 
-def _finish(run: TrainingRun, result: TrainResult) -> None:
+def _finish(run: TrainingRun, result: TrainResult, forecast_bytes: int) -> None:
     """Log the summary, draw the plots (where matplotlib is installed) and the report."""
     from jsarag.eval.plots import has_matplotlib, write_plots
     from jsarag.eval.report import write_report
@@ -383,6 +401,11 @@ def _finish(run: TrainingRun, result: TrainResult) -> None:
         "after": result.after,
     }
     run.run_dir.append_metrics(summary)
+    peak = highest_bytes(run.parts.device)
+    run.run_dir.append_metrics(
+        {"kind": "memory", "peak_bytes": peak, "forecast_bytes": forecast_bytes}
+    )
+    run.event(f"memory: peak {peak / 2**30:.2f} GiB, forecast {forecast_bytes / 2**30:.2f} GiB")
     if has_matplotlib():
         write_plots(run.run_dir)
     else:

@@ -17,7 +17,8 @@ from jsarag.io.run_dir import RunDir
 from jsarag.train.guards import CollapseGuard
 from jsarag.train.optimizer import PartOptimizer
 
-Stage = Literal["warmup", "train", "concat", "done"]
+StageName = Literal["warmup", "train", "concat", "done"]
+_COUNTERS = {"warmup": "warmup_step", "train": "step", "concat": "concat_step"}
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class Progress:
     training and are not counted; concatenation steps follow it.
     """
 
-    stage: Stage = "warmup"
+    stage: StageName = "warmup"
     warmup_step: int = 0
     step: int = 0
     concat_step: int = 0
@@ -39,6 +40,14 @@ class Progress:
     def total(self) -> int:
         """Steps since training began."""
         return self.step + self.concat_step
+
+    def of(self, kind: str) -> int:
+        """Completed steps of a stage."""
+        return int(getattr(self, _COUNTERS[kind]))
+
+    def count(self, kind: str) -> None:
+        """One more step of a stage is done."""
+        setattr(self, _COUNTERS[kind], self.of(kind) + 1)
 
 
 def save_state(

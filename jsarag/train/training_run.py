@@ -14,7 +14,6 @@ from torch import Tensor
 
 from jsarag.assemble import Parts, make_index
 from jsarag.config.schema import Config
-from jsarag.data.batching import BatchPlan, BatchSchedule
 from jsarag.em.chains import ChainStore
 from jsarag.em.objectives import Objective, StepLoss, StepScores
 from jsarag.em.problem import Problem
@@ -24,14 +23,16 @@ from jsarag.index.rebuild import RebuildSchedule
 from jsarag.io.run_dir import RunDir
 from jsarag.models.retrievers import PartName
 from jsarag.runs import index_folder
+from jsarag.train.back import Tape
 from jsarag.train.evaluation import evaluate_parts
 from jsarag.train.evidence import EvidenceProbe, check_evidence, make_probe
 from jsarag.train.guards import CollapseGuard
 from jsarag.train.metrics import RunningMeans, StationClock
-from jsarag.train.optimizer import PartOptimizer, schedule_factor
-from jsarag.train.problem import Batch, Windows, make_problem
+from jsarag.train.optimizer import PartOptimizer
+from jsarag.train.problem import Batch, WalkBack, Windows, make_problem
 from jsarag.train.reporting import Level, Reporter
 from jsarag.train.signals import StopSignal
+from jsarag.train.stages import Stage, train_stage
 from jsarag.train.state import Progress, save_state
 from jsarag.types import Candidates, Weights
 
@@ -51,7 +52,6 @@ class TrainingRun:
     reporter: Reporter
     clock: StationClock
     stop: StopSignal
-    batches: BatchSchedule
     means: RunningMeans = field(default_factory=RunningMeans)
 
     def __post_init__(self) -> None:
@@ -61,6 +61,10 @@ class TrainingRun:
             self.config.data.posterior_turns,
             self.config.data.generator_turns,
         )
+        objective = self.config.objective
+        self.walk_back = WalkBack(objective.mstep_passages, objective.backprop_cutoff, self.seed)
+        self.stage = train_stage(self.config, self.objective, self.n_examples)
+        self._tape = Tape()
         self._logged_step = 0
         self._tops: list[int] = []
         self._seconds_before = self.progress.seconds
@@ -75,41 +79,46 @@ class TrainingRun:
         """Batches per optimizer step."""
         return self.config.train.gradient_accumulation_steps
 
+    @property
+    def n_examples(self) -> int:
+        """Training rows."""
+        return len(self.parts.dataset.splits["train"])
+
+    @property
+    def step(self) -> int:
+        """Completed steps of the present stage."""
+        return self.progress.of(self.stage.kind)
+
     # ---- the stations' inputs -------------------------------------------------------------
 
     def goes_on(self) -> bool:
-        """Whether another training step is to be made; saves and raises on a stop signal."""
-        settings, progress = self.config.train, self.progress
+        """Whether another step of the stage is to be made; saves and raises on a stop signal."""
         self.stop_if_asked()
-        out_of_time = settings.max_seconds is not None and progress.seconds >= settings.max_seconds
-        return progress.step < settings.max_steps and not out_of_time
+        seconds = self.config.train.max_seconds if self.stage.kind == "train" else None
+        out_of_time = seconds is not None and self.progress.seconds >= seconds
+        return self.step < self.stage.steps and not out_of_time
 
     def batch(self, micro_batch: int) -> Batch:
         """A batch of the step that comes next."""
-        return self.examples(self.batches.at(self.progress.step * self.accumulation + micro_batch))
-
-    def examples(self, plan: BatchPlan) -> Batch:
-        """The examples of a plan."""
+        plan = self.stage.batches.at(self.step * self.accumulation + micro_batch)
         train = self.parts.dataset.splits["train"]
         return Batch([train[index] for index in plan.indices], plan.visits)
 
     def problem(self, batch: Batch) -> Problem:
-        """Encode a batch for the objective."""
+        """Encode a batch for the stage's objective, on a new tape."""
+        self._tape = Tape()
         return make_problem(
-            self.parts, batch, self.windows, posterior=self.objective.needs_posterior
+            self.parts, batch, self.windows, self._tape, self.walk_back, self.stage.objective
         )
 
     def learning_rate_factor(self) -> float:
         """Factor on the peak learning rates for the coming update."""
-        settings = self.config.train
-        return schedule_factor(
-            settings.schedule, self.progress.step, settings.warmup_steps, settings.max_steps
-        )
+        return self.stage.learning_rate_factor(self.config, self.step)
 
     # ---- after a batch, after a step -------------------------------------------------------
 
     def backward(self, total: Tensor) -> None:
-        """Back-propagate a batch's share of the step.
+        """Back-propagate a share of the step: to what was recorded, then through the models.
 
         Raises:
             ConfigError: nothing that this objective moves is trainable.
@@ -121,6 +130,7 @@ class TrainingRun:
                 "parameters. Freeze less, or use --max-steps 0 to score the parts as they are"
             )
         torch.autograd.backward(total / self.accumulation)
+        self._tape.back()
 
     def observe(
         self, candidates: Candidates, scores: StepScores, weights: Weights, loss: StepLoss
@@ -130,23 +140,27 @@ class TrainingRun:
         self.means.add({f"loss_{name}": value for name, value in loss.parts.items()})
         self.means.add(weights.diagnostics)
         self.means.add(loss.diagnostics)
+        if self.stage.kind != "train":
+            return
         best = scores.retriever.prior_logp.detach().argmax(dim=1, keepdim=True)
         # sync: a few integers, needed by the collapse guard
         self._tops += candidates.rows.gather(1, best).flatten().tolist()
 
     def step_done(self, norms: Mapping[str, Tensor]) -> None:
         """Count the step and, where due, log a row and let the collapse guard look."""
-        progress, settings = self.progress, self.config.train
-        progress.step += 1
+        self.progress.count(self.stage.kind)
+        step = self.step
         self.guard.add(self._tops)
         self._tops = []
         self.count_seconds()
         self.means.add({f"grad_norm_{part}": norm for part, norm in norms.items()})
-        self.reporter.advance(progress.step)
-        if progress.step % settings.log_steps == 0 or progress.step == settings.max_steps:
-            self.log_row("train", progress.step)
+        self.reporter.advance(step)
+        if step % self.config.train.log_steps == 0 or step == self.stage.steps:
+            self.log_row()
+        if self.stage.kind != "train":
+            return
         try:
-            self.guard.check(progress.step)
+            self.guard.check(step)
         except GuardError:
             self.save()
             raise
@@ -165,13 +179,9 @@ class TrainingRun:
             self.save()
             self.stop.raise_stop()
 
-    def log_row(self, kind: str, step: int) -> None:
-        """Write the means since the last row, and where the time went.
-
-        Args:
-            kind: 'warmup', 'train' or 'concat'.
-            step: completed steps of that stage.
-        """
+    def log_row(self) -> None:
+        """Write the means since the last row, and where the time went."""
+        kind, step = self.stage.kind, self.step
         steps = max(step - self._logged_step, 1)
         self._logged_step = step
         row: dict[str, Any] = {
@@ -189,17 +199,19 @@ class TrainingRun:
         self.run_dir.append_metrics(row)
         self.reporter.step(row)
 
-    def start_stage(self, name: str, total: int, done: int) -> None:
-        """Announce a stage of ``total`` steps, of which ``done`` are behind us."""
-        self._logged_step = done
+    def start_stage(self, stage: Stage) -> None:
+        """Enter a stage, wherever in it the run stands, and announce it."""
+        self.stage = stage
+        self._logged_step = self.step
         self.clock.take()
         self.means.take()
-        self.reporter.stage(name, total)
-        self.reporter.advance(done)
+        self.reporter.stage(stage.title, stage.steps)
+        self.reporter.advance(self.step)
 
     def rebuild_if_due(self) -> None:
         """Embed the knowledge base again with the present passage encoder, and swap the index."""
-        if self.rebuilds.due(self.progress.step) and self.parts.retrievers.passages.is_trainable:
+        due = self.stage.kind == "train" and self.rebuilds.due(self.progress.step)
+        if due and self.parts.retrievers.passages.is_trainable:
             self.rebuild()
 
     def rebuild_if_stale(self) -> None:
@@ -231,6 +243,8 @@ class TrainingRun:
 
     def evaluate_if_due(self) -> None:
         """Score retrieval on the dev split, and check the likelihood's evidence, where due."""
+        if self.stage.kind != "train":
+            return
         step, settings = self.progress.step, self.config.train
         if settings.eval_steps and step % settings.eval_steps == 0 and step < settings.max_steps:
             result = evaluate_parts(
@@ -271,7 +285,7 @@ class TrainingRun:
     def save_if_due(self) -> None:
         """Write a checkpoint where one is due."""
         every = self.config.train.save_steps
-        if every and self.progress.step % every == 0:
+        if every and self.step % every == 0:
             self.save()
 
     def save(self) -> None:

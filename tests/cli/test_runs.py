@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from jsarag.config.schema import Config
+from jsarag.errors import ConfigError
 from jsarag.io.run_dir import RunDir
-from jsarag_cli.answering import make_example
+from jsarag_cli.answering import choose_generator, make_example
 
 Cli = Callable[..., Any]
 
@@ -139,6 +141,8 @@ class TestAsk:
         answer = {
             "question": "what needs [oil]?",
             "answer": "the [clock]",
+            "generator": "smollm2",
+            "trained_here": False,
             "logp": None,
             "decoding": "top1",
             "passages": [
@@ -152,8 +156,71 @@ class TestAsk:
         text = cli("ask", "run", "what needs [oil]?").out
         for part in ("what needs [oil]?", "the [clock]", "Tower", "p 0.75", "score 0.500", "..."):
             assert part in text
+        assert "answered by smollm2, not trained on this" in text
         assert len(text) < 1500
         assert cli("ask", "run", "what needs [oil]?", "--json").json == answer
+
+
+class TestWhoAnswers:
+    @pytest.fixture
+    def loaded(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+        """Names and settings of the generators that were loaded, none of which is real."""
+        calls: list[tuple[str, dict[str, Any]]] = []
+
+        class Loaded:
+            def to(self, device: str) -> Loaded:
+                return self
+
+            def eval(self) -> str:
+                return "loaded"
+
+        def load(name: str, **settings: Any) -> Loaded:
+            calls.append((name, settings))
+            return Loaded()
+
+        monkeypatch.setattr("jsarag.models.load_generator.load_generator", load)
+        monkeypatch.setattr("jsarag.models.hub.has_chat_template", lambda name: name != "plain")
+        monkeypatch.setattr("jsarag.models.hub.needs_conversion", lambda name: name == "smollm2")
+        return calls
+
+    def choose(self, wanted: str, own: str = "copy") -> Any:
+        config = Config.model_validate({"generator": {"model": own, "max_passage_tokens": 99}})
+        parts = SimpleNamespace(generator="own", device="cpu")
+        return choose_generator(SimpleNamespace(config=config, parts=parts), wanted)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_auto_prefers_a_language_model(
+        self,
+        loaded: list[tuple[str, dict[str, Any]]],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        there: bool,
+    ) -> None:
+        monkeypatch.setattr("jsarag.models.gguf.can_convert", lambda: there)
+        monkeypatch.setattr(
+            "jsarag.models.packaged.PackagedModel.find", lambda self: Path("x") if there else None
+        )
+        assert self.choose("auto", "owner/model") == "own"
+        assert loaded == []
+        assert self.choose("auto", "query-likelihood") == ("loaded" if there else "own")
+        assert [name for name, _ in loaded] == (["smollm2"] if there else [])
+        assert ("converting smollm2" in capsys.readouterr().err) == there
+
+    def test_run_is_the_run_s_own(self, loaded: list[tuple[str, dict[str, Any]]]) -> None:
+        assert self.choose("run") == "own"
+        assert loaded == []
+
+    def test_a_name_is_asked_as_it_is_used_to(
+        self, loaded: list[tuple[str, dict[str, Any]]]
+    ) -> None:
+        assert self.choose("owner/instruct") == "loaded"
+        assert self.choose("plain") == "loaded"
+        assert [settings["template"] == "chat" for _, settings in loaded] == [True, False]
+        assert {settings["max_passage_tokens"] for _, settings in loaded} == {99}
+
+    def test_generators_made_for_a_run_need_theirs(self) -> None:
+        with pytest.raises(ConfigError, match=r"--generator: .*found 'copy'.*--generator run"):
+            self.choose("copy")
 
 
 class TestIndex:

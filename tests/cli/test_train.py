@@ -258,12 +258,17 @@ class TestDryRun:
         assert found["sources"]["generator.model"] == "recipe demo"
         assert found["examples"] == {"train": 700, "dev": 200}
         assert found["forecast"]["vectors_bytes"] == 1320 * 384 * 4
-        assert found["forecast"]["available_bytes"] > 0
+        forecast = found["forecast"]
+        assert forecast["available_bytes"] > 0
+        assert forecast["chunk_bytes"] > 0
+        parts = ("held_bytes", "vectors_bytes", "chunk_bytes")
+        counted = sum(forecast[part] for part in parts) + sum(forecast["training_bytes"].values())
+        assert forecast["peak_bytes"] == counted
 
     def test_an_index_that_does_not_fit_ends_with_5(
         self, cli: Cli, training: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("jsarag.index.memory.available_memory_bytes", lambda: 1_200_000)
+        monkeypatch.setattr("jsarag.train.forecast.available_memory_bytes", lambda: 1_200_000)
         ended = cli("train", "--dataset", "demo", "--dry-run")
         assert ended.code == 5
         assert "1,320 passages" in ended.err

@@ -1,4 +1,8 @@
-"""The recipes that ship with the package: one YAML per data set, read as they were written."""
+"""The recipes that ship with the package: one YAML per data set, read as they were written.
+
+One more is not a data set's: what changes in any of them where a language model takes the place of
+the offline generator it was made for.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,15 @@ from importlib import resources
 from jsarag.config.keys import nearest
 from jsarag.errors import ConfigError
 
+LANGUAGE_MODEL = "_language_model"
+OFFLINE_GENERATORS = frozenset({"copy", "query-likelihood"})
+
 
 def list_recipes() -> list[str]:
     """Names of the shipped recipes, sorted."""
     files = resources.files(__package__ or __name__).iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    names = (file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def recipe_text(name: str) -> str:
@@ -21,7 +29,7 @@ def recipe_text(name: str) -> str:
         ConfigError: there is none of that name; names the nearest one.
     """
     known = list_recipes()
-    if name not in known:
+    if name not in (*known, LANGUAGE_MODEL):
         guess = nearest(name, known)
         advice = f"did you mean '{guess}'? " if guess else ""
         raise ConfigError(f"no recipe '{name}'; {advice}Shipped: {', '.join(known)}")

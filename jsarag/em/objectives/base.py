@@ -2,6 +2,10 @@
 
 The trainer calls them, times each, and takes the optimizer's step between ``loss`` and ``commit``.
 No station changes the objective, so a failed or skipped step leaves the chains where they were.
+
+An objective is a pure function of scores. What it is handed as query embeddings, passage vectors
+and log p(y|x,h) may be numbers without a history: differentiating the loss leaves a coefficient on
+each of them, and walking those back through the models, in whatever pieces fit, is the trainer's.
 """
 
 from __future__ import annotations
@@ -26,12 +30,14 @@ class StepScores:
     """Scores of a step's candidates.
 
     retriever: log p and log q, with gradient.
-    response_logp f32 [B, C]: log p(y|x,h), a sum or a mean per token; -inf on padding and where it
-        was not needed.
+    response_logp f32 [B, C]: log p(y|x,h), a sum or a mean per token, with gradient where the
+        generator trains; -inf on padding and where it was not needed.
+    tokens: int64 [B] tokens of the responses, where one passage or prompt each was scored.
     """
 
     retriever: RetrieverScores
     response_logp: Tensor
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,12 @@ class StepLoss:
 
     total: a scalar, mean over the batch; it has gradient unless every part is frozen.
     parts: its summands by name (``prior``, ``posterior``, ``generator``), detached scalars.
-    diagnostics: floats for the log.
+    diagnostics: numbers for the log.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
-    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    diagnostics: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
 class Objective(ABC):
@@ -57,7 +63,7 @@ class Objective(ABC):
 
     Attributes:
         name: what the user calls it; its file is named alike.
-        needs_posterior: whether queries and an index of the posterior are read.
+        needs_prior, needs_posterior: whether queries (and an index) of that retriever are read.
         uses_generator: whether responses are scored.
         supports: where it is defined.
 
@@ -66,6 +72,7 @@ class Objective(ABC):
     """
 
     name: ClassVar[str]
+    needs_prior: ClassVar[bool] = True
     needs_posterior: ClassVar[bool]
     uses_generator: ClassVar[bool] = True
     supports: ClassVar[tuple[Support, ...]] = ("prior", "union", "kb")

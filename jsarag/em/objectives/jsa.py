@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-
 from jsarag.em.chains import ChainStore
-from jsarag.em.mstep import cross_entropy, generator_loss
+from jsarag.em.mstep import cross_entropy
 from jsarag.em.objectives.base import Objective, StepLoss, StepScores
 from jsarag.em.problem import EMSettings, Problem
 from jsarag.em.proposals import ACCEPTANCE, keyed_uniforms, propose, scored_slots, stored_rows
@@ -23,8 +21,8 @@ from jsarag.types import Candidates, Weights
 class Jsa(Objective):
     """E-step: v estimates p(h|x,y). M-step: -sum_h v [log p(h|x) + log p(y|x,h) + log q(h|x,y)].
 
-    The generator scores each distinct passage once without gradient, and those of positive weight
-    once more with it.
+    The generator scores each distinct passage once; only passages of positive weight leave a
+    coefficient on their score, and so a way back through it.
     """
 
     name: ClassVar[str] = "jsa"
@@ -44,15 +42,14 @@ class Jsa(Objective):
         return propose(problem, self.settings, stored_rows(problem, self.chains))
 
     def score(self, problem: Problem, candidates: Candidates) -> StepScores:
-        """Retrievers with gradient, generator without."""
+        """Both retrievers and the generator."""
         retriever = candidates.retriever
         if retriever is None:
             retriever = retriever_scores(problem, self.settings, candidates.rows)
-        with torch.no_grad():
-            response_logp = response_scores(
-                problem, self.settings, candidates.rows, scored_slots(candidates)
-            )
-        return StepScores(retriever, response_logp)
+        return StepScores(
+            retriever,
+            response_scores(problem, self.settings, candidates.rows, scored_slots(candidates)),
+        )
 
     def weights(self, problem: Problem, candidates: Candidates, scores: StepScores) -> Weights:
         """v by the settings' estimator."""
@@ -77,9 +74,7 @@ class Jsa(Objective):
         parts = {
             "prior": cross_entropy(values, retriever.prior_logp),
             "posterior": cross_entropy(values, retriever.posterior_logp),
-            "generator": generator_loss(
-                problem, self.settings, candidates, values, scores.response_logp
-            ),
+            "generator": cross_entropy(values, scores.response_logp),
         }
         total = parts["prior"] + parts["posterior"] + parts["generator"]
         detached = {name: part.detach() for name, part in parts.items()}

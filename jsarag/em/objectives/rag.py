@@ -16,7 +16,7 @@ class Rag(Objective):
     """loss = -log sum_z p(z|x) p(y|x,z), z the prior's top k.
 
     Support ``prior`` normalises p over the k; ``kb`` over the whole knowledge base. The estimator
-    is not read: the sum is always enumerated. All k are scored once, with gradient. An
+    is not read: the sum is always enumerated. A score's coefficient is minus its responsibility. An
     ``evidence_weight`` b turns p(y|x,z) into its b-th power, for the generator's gradient too.
     """
 

@@ -70,6 +70,7 @@ def test_paths_resolve_against_the_file_and_against_the_caller(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     text = "data:\n  dataset: ./mine\n  data_dir: official\nretriever:\n  model: owner/name\n"
+    text += "generator:\n  model: models/tiny.gguf\n"
     file = write(configs, text)
     resolved = resolve(
         file=file, environment={}, overrides=[flag("output.output_dir", "out", "flag --output-dir")]
@@ -77,6 +78,7 @@ def test_paths_resolve_against_the_file_and_against_the_caller(
     assert resolved.config.data.dataset == str(configs / "mine")
     assert resolved.config.data.data_dir == configs / "official"
     assert resolved.config.retriever.model == "owner/name"  # a hub id is no path
+    assert resolved.config.generator.model == str(configs / "models" / "tiny.gguf")
     assert resolved.config.output.output_dir == elsewhere / "out"
 
 
@@ -350,3 +352,25 @@ def test_the_schema_is_for_editors() -> None:
     assert schema["additionalProperties"] is False
     assert "demo" in schema["properties"]["recipe"]["enum"]
     assert set(Config.model_fields) < set(schema["properties"])
+
+
+def test_a_language_model_in_place_of_an_offline_generator_brings_its_own_settings() -> None:
+    plain = resolve(recipe="sktod", environment={})
+    assert plain.config.objective.mstep_passages == 0
+    model = parse_set("generator.model=smollm2")
+    found = resolve(recipe="sktod", environment={}, overrides=[model])
+    assert found.config.objective.mstep_passages > 0
+    assert found.config.train.generator_warmup_steps == 0
+    assert found.config.generator.template.startswith("{context}")
+    assert "for language models" in found.sources["objective.mstep_passages"]
+    # Below the user's own choices, whatever their order.
+    mine = [parse_set("objective.mstep_passages=5"), model]
+    assert (
+        resolve(recipe="sktod", environment={}, overrides=mine).config.objective.mstep_passages == 5
+    )
+    # A recipe made for a language model says itself what it wants.
+    other = resolve(recipe="nq", environment={}, overrides=[model])
+    assert (
+        other.config.generator.template
+        == resolve(recipe="nq", environment={}).config.generator.template
+    )

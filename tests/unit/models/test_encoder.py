@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from jsarag.errors import BackendUnavailableError, ConfigError
+from jsarag.errors import ConfigError
 from jsarag.models.encoder import TextEncoder, load_encoder
-from jsarag.models.hub import MINILM, resolve_model
+from jsarag.models.packaged import MINILM
 
 from .conftest import CORPUS, bert_tokenizer, make_bert, make_encoder, make_t5, seq2seq_tokenizer
 
@@ -152,9 +152,3 @@ def test_minilm_is_the_packaged_encoder() -> None:
     query = encoder.embed(["Where do otters live?"], "query")
     close, far = encoder.embed(["Otters live in rivers.", "Bread needs yeast."], "passage")
     assert float(query @ close) > float(query @ far) + 0.3
-
-
-def test_minilm_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jsarag.models.hub._MINILM_PACKAGE", "no_such_package_here")
-    with pytest.raises(BackendUnavailableError, match=r"pip install 'jsarag\[demo\]'"):
-        resolve_model(MINILM)

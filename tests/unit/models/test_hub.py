@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,42 @@ def test_an_unreachable_model_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(BackendUnavailableError, match="loading failed with"):
         hub.load_model(str(tmp_path), AutoModel)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known architecture", "unknown architecture"])
+def test_code_that_comes_with_a_model_never_runs(
+    tmp_path: Path, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, marker = tmp_path / "model", tmp_path / "marker"
+    make_bert(bert_tokenizer()).save_pretrained(folder)
+    bert_tokenizer().save_pretrained(folder)
+    (folder / "evil.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\n"
+        "from transformers import BertConfig as Config, BertModel as Model\n"
+        "from transformers import BertTokenizerFast as Tokenizer\n",
+        encoding="utf-8",
+    )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    if not known:
+        config["model_type"] = "evil"
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["auto_map"] = {"AutoTokenizer": [None, "evil.Tokenizer"]}
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    # Nobody is asked: reading an answer would raise, and a yes would run the file.
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on stdin"))
+    for load in (hub.load_config, hub.load_tokenizer, lambda name: hub.load_model(name, AutoModel)):
+        if known:
+            load(str(folder))
+        else:
+            with suppress(BackendUnavailableError):
+                load(str(folder))
+    if not known:
+        with pytest.raises(BackendUnavailableError, match="custom code"):
+            hub.load_config(str(folder))
+    assert not marker.exists()
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
