@@ -54,6 +54,15 @@ def save_language_model(folder: Path, tokenizer: Any, kind: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors: more threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data, encoder, llama and t5 folders."""
