@@ -134,7 +134,10 @@ class CopyGenerator(Generator):
         """Positions of the inputs, those of one context together; see :meth:`Generator.chunks`."""
         groups: list[list[int]] = []
         spent, stem = 0, None
-        for place in sorted(range(len(inputs)), key=lambda place: inputs[place].context):
+        order = sorted(
+            range(len(inputs)), key=lambda place: (inputs[place].context, inputs[place].response)
+        )
+        for place in order:
             item = inputs[place]
             shared, own = self._costs(item)
             same = (item.context, item.response) == stem
@@ -174,9 +177,14 @@ class CopyGenerator(Generator):
         mask = mask.to(self.device)
         if not len(inputs):
             return TokenLogp(torch.zeros(0, 0, device=self.device), mask)
-        grounds = self._grounds(inputs)
-        stems = self._stems(grounds, rows)
-        logp = self._pairs(grounds, stems, width)
+        chunks = self.chunks(inputs, self.budget_tokens)
+        parts = []
+        for chunk in chunks:
+            grounds = self._grounds([inputs[place] for place in chunk])
+            stems = self._stems(grounds, [rows[place] for place in chunk])
+            parts.append(self._pairs(grounds, stems, width))
+        order = torch.tensor([place for chunk in chunks for place in chunk], device=self.device)
+        logp = torch.cat(parts)[order.argsort()]
         return TokenLogp(logp.masked_fill(~mask, 0.0), mask)
 
     @torch.no_grad()

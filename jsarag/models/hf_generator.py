@@ -170,16 +170,18 @@ class HFGenerator(Generator):
             return False
         # Not through the training flag: the network stays in evaluation mode, which would switch
         # transformers' own checkpointing off again.
-        self.inner.gradient_checkpointing_enable({"use_reentrant": False})
-        for module in self.inner.modules():
-            if getattr(module, "gradient_checkpointing", False):
-                module.training = True
+        if hasattr(self.inner, "activation_checkpointing_enable"):
+            self.inner.activation_checkpointing_enable()
+        else:  # its name, and another default, before transformers renamed it
+            self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+        self._flag_checkpointing()
         return True
 
     def train(self, mode: bool = True) -> HFGenerator:
         """Set the training flag; the network itself stays in evaluation mode (no dropout)."""
         super().train(mode)
         self.network.eval()
+        self._flag_checkpointing()
         return self
 
     def encode_response(self, text: str) -> list[int]:
@@ -310,6 +312,19 @@ class HFGenerator(Generator):
             )
         for name, tensor in own.items():
             tensor.copy_(state[name])
+
+    def _flag_checkpointing(self) -> None:
+        """Set the training flag of checkpointed layers, which transformers' checkpointing asks for.
+
+        Dropouts that are modules of their own stay off; a layer's own rates are set to 0.
+        """
+        for module in self.inner.modules():
+            if not getattr(module, "gradient_checkpointing", False):
+                continue
+            module.training = True
+            for name, value in list(vars(module).items()):
+                if "drop" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
 
     def _encode(self, inputs: Sequence[GeneratorInput]) -> Sequences:
         """Token ids of the inputs as they are scored, kept for next time."""
@@ -523,7 +538,7 @@ class HFGenerator(Generator):
 
     def _row_limit(self) -> int:
         """Tokens of the longest packed row: all positions exist, and no attention window ends."""
-        config = self.inner.config
+        config = self.inner.config.get_text_config()
         windows = [getattr(config, name, None) for name in _WINDOWS]
         limits = [window for window in windows if isinstance(window, int) and window > 0]
         return min(_LONGEST_ROW, self.prompts.positions, *limits)

@@ -100,6 +100,16 @@ class QueryLikelihood(Generator):
         """Text of token ids up to the first end of sequence, special tokens left out."""
         return self.codec.decode(ids)
 
+    def chunks(self, inputs: Sequence[GeneratorInput], budget_tokens: int) -> list[list[int]]:
+        """All inputs together, whatever the budget: there is no network to go through."""
+        del budget_tokens
+        return [list(range(len(inputs)))] if len(inputs) else []
+
+    def tokens(self, inputs: Sequence[GeneratorInput]) -> int:
+        """0: there is no network to go through."""
+        del inputs
+        return 0
+
     def token_logp(self, inputs: Sequence[GeneratorInput]) -> TokenLogp:
         """log p(y_t | h) of every response token; see :meth:`Generator.token_logp`."""
         rows = self.codec.encode([item.response for item in inputs])

@@ -54,6 +54,7 @@ MAY_CHANGE = frozenset(
         "train.generator_learning_rate",
         "train.clip_norm",
         "train.bf16",
+        "train.chunk_tokens",
         "train.device",
         "train.threads",
         "train.eval_steps",
@@ -221,18 +222,17 @@ class _LookAhead:
 
     def __call__(self, dataset: Dataset, retrievers: RetrieverParts, generator: Generator) -> None:
         """Try chunks, unless the run has a record of it; set the budgets; say what will be held."""
-        known = self._path.is_file()
-        probe = (
-            Probe.load(self._path)
-            if known
-            else probe_run(self._config, dataset, retrievers, generator)
-        )
+        known = Probe.load(self._path) if self._path.is_file() else None
+        wanted = self._config.train.chunk_tokens
+        if known is not None and wanted not in (None, known.generator.tokens):
+            known = None  # the user asks for another budget than the one on record
+        probe = known or probe_run(self._config, dataset, retrievers, generator)
         probe.apply(retrievers, generator)
         forecast = look_ahead(self._config, dataset, retrievers, generator, probe)
         self._tell(forecast.describe())
         require_fit(forecast, retrievers.passages.device)
         self.peak_bytes = forecast.peak_bytes
-        self._probe = None if known else probe
+        self._probe = probe if known is None else None
         forget_peak()
 
     def save(self) -> None:

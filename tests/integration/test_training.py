@@ -110,12 +110,25 @@ STAGES = {
     "train.concat_steps": 3,
     "train.max_steps": 4,
 }
+# A language model in chunks smaller than a batch, its pairs drawn, its adapters with dropout.
+LANGUAGE_MODEL = {
+    "generator.model": "tiny",
+    "generator.template": "{context}\\n{title} {passage}\\n",
+    "generator.lora.rank": 2,
+    "generator.lora.dropout": 0.2,
+    "objective.mstep_passages": 2,
+    "train.chunk_tokens": 128,
+    "train.generator_warmup_steps": 2,
+    "train.max_steps": 4,
+}
 
 
 @pytest.mark.parametrize(
     ("settings", "stop"),
     [
         ({"train.max_steps": 8}, ("train", 3)),
+        (LANGUAGE_MODEL, ("train", 2)),
+        (LANGUAGE_MODEL, ("warmup", 1)),
         (TRAINED_PASSAGES, ("train", 4)),
         (TRAINED_PASSAGES, ("train", 3)),
         (STAGES, ("warmup", 2)),
@@ -143,6 +156,13 @@ def test_a_stopped_run_resumes_bit_for_bit(
         assert curves[0] == curves[1]
     assert recall(whole.after) == recall(resumed.after)
     assert whole.before == resumed.before
+
+
+def test_the_forecast_of_memory_holds(train_toy: Train) -> None:
+    result = train_toy("run", LANGUAGE_MODEL)
+    (memory,) = rows(result.run_dir, "memory")
+    assert memory["peak_bytes"] == pytest.approx(memory["forecast_bytes"], rel=0.15)
+    assert (result.run_dir / "probe.json").is_file()
 
 
 def test_ctrl_c_saves(train_toy: Train) -> None:

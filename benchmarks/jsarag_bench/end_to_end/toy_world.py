@@ -118,6 +118,49 @@ def write_encoder(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def write_language_model(folder: Path, encoder: Path, kind: str = "llama") -> None:
+    """A tiny language model of the toy world's words, random: 'llama' or 't5'.
+
+    Args:
+        folder: existing; gets model and tokeniser.
+        encoder: what :func:`write_encoder` wrote; lends its words.
+        kind: a decoder, or an encoder and a decoder.
+    """
+    from transformers import (
+        BertTokenizerFast,
+        LlamaConfig,
+        LlamaForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    tokenizer = BertTokenizerFast.from_pretrained(encoder, eos_token="[SEP]")
+    ends = {"eos_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(5)
+    if kind == "t5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+        model: Any = T5ForConditionalGeneration(
+            T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes, **ends)
+        )
+    else:
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=256,
+                initializer_range=0.3,
+                bos_token_id=tokenizer.cls_token_id,
+                **ends,
+            )
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def train(
     data: Path, encoder: Path, output: Path, settings: Mapping[str, Any], **options: Any
 ) -> TrainResult:

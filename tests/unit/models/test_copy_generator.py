@@ -71,7 +71,14 @@ def test_scores_do_not_depend_on_the_company(
 ) -> None:
     everything = [*inputs, EMPTY]
     together = generator.response_logp(everything)
-    generator.micro_batch = 2
+    generator.budget_tokens = 60
+    groups = generator.chunks(everything, 60)
+    assert sorted(place for group in groups for place in group) == list(range(len(everything)))
+    assert len(groups) > 1
+    for group in groups:
+        chosen = [everything[place] for place in group]
+        assert len(group) == 1 or generator.tokens(chosen) <= 60
+        assert len(generator.chunks(chosen, 60)) == 1
     halves = generator.response_logp(everything)
     alone = torch.cat([generator.response_logp([item]).logp for item in everything])
     assert torch.allclose(together.logp, alone, atol=1e-4)

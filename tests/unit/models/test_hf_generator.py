@@ -74,7 +74,8 @@ def plain_logp(generator: HFGenerator, item: GeneratorInput) -> Tensor:
 
 @pytest.mark.parametrize("make", FAMILIES)
 def test_scores_are_the_model_s_own(make: Make, inputs: list[GeneratorInput]) -> None:
-    generator = make(micro_batch=2)
+    generator = make(budget_tokens=64)
+    assert len(generator.chunks(inputs, 64)) > 1
     assert generator.head_reason == ""
     tokens, whole = generator.token_logp(inputs), generator.response_logp(inputs)
     for place, item in enumerate(inputs):
@@ -150,6 +151,7 @@ def test_dropout_is_off_in_training(inputs: list[GeneratorInput]) -> None:
 
 def test_bf16_is_close_and_weights_stay_f32(inputs: list[GeneratorInput]) -> None:
     exact, rounded = gpt2(), gpt2(bf16=True)
+    assert rounded.head_reason == rounded.packing_reason == ""
     one = exact.response_logp(inputs).logp.detach()
     other = rounded.response_logp(inputs).logp.detach()
     assert other.dtype == torch.float32
@@ -320,8 +322,74 @@ def test_lora_on_seq2seq_and_unknown_layers(inputs: list[GeneratorInput]) -> Non
         )
 
 
+def opt(**options: Any) -> HFGenerator:
+    """A model whose layers drop out by their own training flag."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(5)
+    tokenizer = causal_tokenizer()
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        dropout=0.5,
+        init_std=0.3,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        **sizes,
+    )
+    return HFGenerator(OPTForCausalLM(config).eval(), tokenizer, SETTINGS, name="opt", **options)
+
+
+@pytest.mark.parametrize("make", [llama, gpt2, opt])
+def test_checkpointing_stays_on_and_changes_nothing(
+    make: Make, inputs: list[GeneratorInput]
+) -> None:
+    plain, checkpointed = make(), make()
+    assert checkpointed.checkpoint_activations()
+    checkpointed.train()
+    flagged = [m for m in checkpointed.inner.modules() if getattr(m, "gradient_checkpointing", 0)]
+    assert flagged
+    assert all(module.training for module in flagged)
+    for generator in (plain, checkpointed):
+        generator.response_logp(inputs).logp.sum().backward()
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("budget", [40, 90, 10_000])
+def test_encoder_decoder_chunks_are_padded_passes_within_the_budget(
+    inputs: list[GeneratorInput], budget: int
+) -> None:
+    generator = t5(budget_tokens=budget).double()
+    assert generator.packing_reason == "it is an encoder-decoder model"
+    together = generator.response_logp(inputs).logp
+    alone = torch.cat([generator.response_logp([item]).logp for item in inputs])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    seen: list[int] = []
+    for stack in (generator.inner.get_encoder(), generator.inner.get_decoder()):
+        stack.embed_tokens.register_forward_hook(
+            lambda module, arguments, output: seen.append(arguments[0].numel())
+        )
+    groups = generator.chunks(inputs, budget)
+    assert sorted(place for group in groups for place in group) == list(range(len(inputs)))
+    for group in groups:
+        chosen = [inputs[place] for place in group]
+        seen.clear()
+        generator.response_logp(chosen)
+        assert len(seen) == 2  # the encoder's tokens and the decoder's
+        assert sum(seen) == generator.tokens(chosen)
+        assert sum(seen) <= budget or len(group) == 1
+
+
 def test_no_inputs() -> None:
     generator = gpt2()
+    assert generator.tokens([]) == 0
+    assert generator.chunks([], 100) == []
     assert generator.response_logp([]).logp.shape == (0,)
     assert generator.token_logp([]).mask.shape == (0, 0)
     assert generator.generate([], max_new_tokens=2) == []

@@ -126,6 +126,14 @@ def test_shared_beginnings_cost_their_tokens_once() -> None:
     assert packed < 0.85 * sum(seen)
 
 
+def test_bf16_packed_is_close_to_plain() -> None:
+    found, plain = generator(make_llama, bf16=True), unpacked(generator(make_llama, bf16=True))
+    assert found.packing_reason == ""
+    one, two = found.response_logp(INPUTS).logp, plain.response_logp(INPUTS).logp
+    assert one.isfinite().all()
+    torch.testing.assert_close(one, two, rtol=0.05, atol=1.0)
+
+
 @pytest.mark.parametrize("budget", [64, 150, 400])
 def test_chunks_are_single_passes_within_the_budget(budget: int) -> None:
     found = generator(make_llama)

@@ -25,35 +25,6 @@ ROWS = 5
 HUGE, SMALL = 1_000_000, 64
 
 
-def save_language_model(folder: Path, tokenizer: Any, kind: str) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
-
-    torch.manual_seed(5)
-    ends = {"eos_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
-    if kind == "t5":
-        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-        model: Any = T5ForConditionalGeneration(
-            T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes, **ends)
-        )
-    else:
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=256,
-                initializer_range=0.3,
-                bos_token_id=tokenizer.cls_token_id,
-                **ends,
-            )
-        )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny tensors: more threads would only wait for each other."""
@@ -66,16 +37,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data, encoder, llama and t5 folders."""
-    from transformers import BertTokenizerFast
-
     folder = tmp_path_factory.mktemp("world")
     for name in ("data", "encoder", "llama", "t5"):
         (folder / name).mkdir()
     toy_world.write_data(folder / "data")
     toy_world.write_encoder(folder / "encoder")
     for kind in ("llama", "t5"):
-        tokenizer = BertTokenizerFast.from_pretrained(folder / "encoder", eos_token="[SEP]")
-        save_language_model(folder / kind, tokenizer, kind)
+        toy_world.write_language_model(folder / kind, folder / "encoder", kind)
     return folder
 
 
