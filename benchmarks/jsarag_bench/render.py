@@ -3,9 +3,9 @@
     python -m jsarag_bench.render --write README.md docs/results.md [--pictures docs/pictures]
     python -m jsarag_bench.render --check README.md docs/results.md
 
-Blocks: ``<!-- kernels:begin -->`` (short), ``<!-- kernels-all:begin -->`` (everything) and
-``<!-- study:NAME:begin -->``, each with its ``:end``. Nobody edits inside; ``--check`` fails when
-what is there is not what the rows say.
+Blocks: ``<!-- kernels:begin -->`` (short), ``<!-- kernels-all:begin -->`` (everything),
+``<!-- train-step:begin -->`` and ``<!-- study:NAME:begin -->``, each with its ``:end``. Nobody
+edits inside; ``--check`` fails when what is there is not what the rows say.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from jsarag.errors import DataError
 from jsarag.io.atomic import write_text
 from jsarag_bench.end_to_end.stations import stations_table
+from jsarag_bench.end_to_end.train_step import train_step_tables
 from jsarag_bench.kernel_tables import full_tables, short_table
 from jsarag_bench.markdown import block_names, replace_blocks
 from jsarag_bench.rows import read_rows, results_folder
@@ -39,6 +40,7 @@ class Results:
         self.kernels = _all_rows(base, "kernels.jsonl")
         self.studies = _all_rows(base, "end_to_end.jsonl")
         self.stations = _all_rows(base, "stations.jsonl")
+        self.train_steps = _all_rows(base, "train_step.jsonl")
 
     def block(self, name: str) -> str | None:
         """The content of a block, None if it is not ours."""
@@ -48,6 +50,8 @@ class Results:
             return full_tables(self.kernels)
         if name in ("stations", "stations-large"):
             return stations_table(self.stations, "large" if name.endswith("large") else "demo")
+        if name == "train-step":
+            return train_step_tables(self.train_steps)
         if name.startswith(_STUDY):
             return study_tables(name.removeprefix(_STUDY), self.studies)
         return None

@@ -31,6 +31,7 @@ from jsarag.train.reporting import Reporter, SilentReporter
 from jsarag.train.run import make_run
 from jsarag.train.signals import StopSignal
 from jsarag.train.training_run import TrainingRun
+from jsarag_bench.markdown import table
 
 # The first step of a process allocates what later ones reuse.
 _UNTIMED = 1
@@ -86,8 +87,9 @@ def run(
     """Time ``steps`` steps of every arm.
 
     Returns:
-        ``{"machine", "arms": {name: {"median_s", "p20_s", "p80_s", "peak_bytes", "chunk_tokens",
-        "stations", "scored_pairs"}}, "ratio": {"a/b": median of the paired steps' ratios}}``.
+        ``{"machine", "dataset", "recipe", "settings", "steps", "arms": {name: {"median_s", "p20_s",
+        "p80_s", "peak_bytes", "chunk_tokens", "stations"}}, "ratio": {"a/b": median of the ratios
+        of steps on the same batch}}``.
     """
     reporter = reporter or SilentReporter()
     with ExitStack() as stack:
@@ -103,7 +105,52 @@ def run(
             runs[arm.name] = _start(resolved, folder / arm.name, stop)
         reporter.stage("train by turns", (steps + _UNTIMED) * len(runs))
         timed = _by_turns(runs, steps, reporter)
-    return {"machine": describe_environment(), **_summary(timed, runs)}
+    return {
+        "machine": describe_environment(),
+        "dataset": Path(dataset).name if dataset else None,
+        "recipe": recipe,
+        "settings": {setting.key: setting.value for setting in overrides},
+        "steps": steps,
+        **_summary(timed, runs),
+    }
+
+
+def train_step_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The newest row of every case as Markdown: a table an arm, and the ratios under it."""
+    if not rows:
+        return "No rows yet: `jsarag bench train-step --append` measures them."
+    newest = {
+        (row["dataset"], row["recipe"], str(sorted(row["settings"].items()))): row for row in rows
+    }
+    return "\n\n".join(_case_table(row) for row in newest.values())
+
+
+def _case_table(row: Mapping[str, Any]) -> str:
+    machine = row["machine"]
+    settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+    lines = [
+        (
+            name,
+            f"{arm['median_s']:.1f}",
+            f"{arm['p20_s']:.1f} to {arm['p80_s']:.1f}",
+            *(f"{arm['stations'].get(station, 0.0):.1f}" for station in _SHOWN),
+            f"{arm['peak_bytes'] / 2**30:.1f}",
+            f"{arm['chunk_tokens']:,}",
+        )
+        for name, arm in row["arms"].items()
+    ]
+    heads = ("arm", "s a step", "p20 to p80", *_SHOWN, "peak, GiB", "tokens a chunk")
+    ratios = "; ".join(f"{pair}: **{ratio:.2f}**" for pair, ratio in row["ratio"].items())
+    return (
+        f"{row['dataset']}, recipe {row['recipe']}, {settings}; {row['steps']} steps by turns; "
+        f"{machine['cpu']}, {machine['torch_threads']} threads; commit "
+        f"{str(machine['commit'])[:10]}; {row['date'][:10]}.\n\n"
+        f"{table(heads, lines, set(range(1, len(heads))))}\n\n{ratios}"
+    )
+
+
+# Stations whose seconds the table shows; the rest is small.
+_SHOWN = ("encode", "candidates", "score", "backward", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
