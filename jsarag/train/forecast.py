@@ -39,8 +39,9 @@ class RunForecast:
         weights_bytes: all parts' weights, which are loaded already.
         training_bytes: gradients and Adam's moments by part; parts that do not train are absent.
         held_bytes: taken already where the models are: weights and, in main memory, the program.
-        chunk_bytes: activations of the largest chunk, forward and backward.
-        chunk_tokens: tokens of that chunk.
+        chunk_bytes: activations: of the generator's largest chunk, forward and backward, and of the
+            encoders' texts.
+        chunk_tokens: tokens of the generator's chunk.
     """
 
     index: IndexForecast
@@ -167,7 +168,10 @@ def look_ahead(
         indexes=2 if retrievers.has_separate_passages else 1,
         rebuilt=retrievers.passages.is_trainable,
         held_bytes=held_bytes(retrievers.passages.device),
-        chunk_bytes=probe.chunk_bytes,
+        chunk_bytes=probe.activation_bytes(
+            config.train.batch_size * config.retriever.max_context_tokens,
+            passages_trained=retrievers.passages.is_trainable,
+        ),
         chunk_tokens=probe.generator.tokens,
     )
 

@@ -52,7 +52,11 @@ class Budget:
     @property
     def chunk_bytes(self) -> int:
         """One chunk's memory at its height."""
-        return self.fixed_bytes + int(self.tokens * self.token_bytes)
+        return self.bytes_of(self.tokens)
+
+    def bytes_of(self, tokens: int) -> int:
+        """Memory at its height of one pass over ``tokens``, at most a chunk's."""
+        return self.fixed_bytes + int(min(tokens, self.tokens) * self.token_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,17 @@ class Probe:
     generator: Budget
     encoder: Budget
 
-    @property
-    def chunk_bytes(self) -> int:
-        """Held at once: a chunk of the generator's on top of the queries' graphs."""
-        return self.generator.chunk_bytes + self.encoder.chunk_bytes
+    def activation_bytes(self, query_tokens: int, *, passages_trained: bool) -> int:
+        """Held at once: a chunk of the generator's on top of the queries' graphs.
+
+        Args:
+            query_tokens: of one retriever's queries in a batch; the other's are as many.
+            passages_trained: whether passages go through an encoder with gradient, too.
+        """
+        encoders = 2 * self.encoder.bytes_of(query_tokens)
+        if passages_trained:
+            encoders += self.encoder.chunk_bytes
+        return self.generator.chunk_bytes + encoders
 
     def apply(self, retrievers: RetrieverParts, generator: Generator) -> None:
         """Set the networks' budgets."""
@@ -110,7 +121,7 @@ def find_budgets(
     """
     inputs = _longest_inputs(dataset, turns)
     room = int(available_bytes * _SHARE)
-    most = _MOST[retrievers.prior.device.type]
+    most = _MOST.get(retrievers.prior.device.type, _MOST["cpu"])
     generating = Budget(wanted_tokens or most)
     if generator.is_trainable:
         pairs = Responses(generator, inputs)

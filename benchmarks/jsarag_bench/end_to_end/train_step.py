@@ -23,7 +23,7 @@ from jsarag.assemble import make_parts
 from jsarag.config.load import Resolved, Setting, flag, parse_set, resolve_run
 from jsarag.errors import ConfigError
 from jsarag.io.environment import describe_environment
-from jsarag.io.peak import forget_peak, held_bytes, process_peak_bytes
+from jsarag.io.peak import forget_peak, highest_bytes
 from jsarag.io.run_dir import RunDir
 from jsarag.train.forecast import probe_run
 from jsarag.train.loop import train
@@ -97,12 +97,16 @@ def run(
         stop = stack.enter_context(StopSignal())
         shared = [*overrides, flag("index.cache_dir", str(folder / "cache"), "bench")]
         runs: dict[str, TrainingRun] = {}
+        budget: list[Setting] = []
         for arm in arms:
             reporter.stage(f"load {arm.name}", None)
             resolved = resolve_run(
-                dataset=dataset, recipe=recipe, overrides=[*shared, *arm.settings]
+                dataset=dataset, recipe=recipe, overrides=[*shared, *budget, *arm.settings]
             )
             runs[arm.name] = _start(resolved, folder / arm.name, stop)
+            # What is free differs from arm to arm; chunks of one size are fair.
+            found = runs[arm.name].parts.generator.budget_tokens
+            budget = [flag("train.chunk_tokens", str(found), "bench")]
         reporter.stage("train by turns", (steps + _UNTIMED) * len(runs))
         timed = _by_turns(runs, steps, reporter)
     return {
@@ -197,12 +201,7 @@ def _one_step(run: TrainingRun, held_by_all: int) -> _Step:
     stations = {name: spent - before.get(name, 0.0) for name, spent in after.items()}
     # What the other arms hold would not be there in a run of this one.
     others = held_by_all - _own_bytes(run)
-    return _Step(seconds, stations, max(process_peak_bytes() - others, held_bytes_of(run)))
-
-
-def held_bytes_of(run: TrainingRun) -> int:
-    """What is held where the run's models are."""
-    return held_bytes(run.parts.device)
+    return _Step(seconds, stations, highest_bytes(run.parts.device) - others)
 
 
 def _own_bytes(run: TrainingRun) -> int:
