@@ -22,6 +22,8 @@ VERBS = (
     "index verify",
     "serve-index",
     "bench",
+    "bench kernels",
+    "bench train-step",
     "data",
     "demo",
     "doctor",
