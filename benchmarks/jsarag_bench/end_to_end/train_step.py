@@ -109,8 +109,13 @@ def run(
             budget = [flag("train.chunk_tokens", str(found), "bench")]
         reporter.stage("train by turns", (steps + _UNTIMED) * len(runs))
         timed = _by_turns(runs, steps, reporter)
+    machine = describe_environment()
+    if dataset and Path(dataset).is_absolute():
+        # Where the data lie on this machine is nobody's business.
+        shown = f"DIR/{Path(dataset).name}"
+        machine["command"] = [part.replace(dataset, shown) for part in machine["command"]]
     return {
-        "machine": describe_environment(),
+        "machine": machine,
         "dataset": Path(dataset).name if dataset else None,
         "recipe": recipe,
         "settings": {setting.key: setting.value for setting in overrides},
@@ -138,12 +143,11 @@ def _case_table(row: Mapping[str, Any]) -> str:
             f"{arm['median_s']:.1f}",
             f"{arm['p20_s']:.1f} to {arm['p80_s']:.1f}",
             *(f"{arm['stations'].get(station, 0.0):.1f}" for station in _SHOWN),
-            f"{arm['peak_bytes'] / 2**30:.1f}",
             f"{arm['chunk_tokens']:,}",
         )
         for name, arm in row["arms"].items()
     ]
-    heads = ("arm", "s a step", "p20 to p80", *_SHOWN, "peak, GiB", "tokens a chunk")
+    heads = ("arm", "s a step", "p20 to p80", *_SHOWN, "tokens a chunk")
     ratios = "; ".join(f"{pair}: **{ratio:.2f}**" for pair, ratio in row["ratio"].items())
     return (
         f"{row['dataset']}, recipe {row['recipe']}, {settings}; {row['steps']} steps by turns; "
