@@ -118,17 +118,16 @@ def choose_generator(opened: OpenRun, wanted: str) -> Generator:
     from jsarag.models.chat import CHAT
     from jsarag.models.gguf import can_convert
     from jsarag.models.hub import has_chat_template
-    from jsarag.models.load_generator import COPY, QUERY_LIKELIHOOD, load_generator
+    from jsarag.models.load_generator import OFFLINE, load_generator
     from jsarag.models.packaged import PACKAGED, SMOLLM2
 
     settings = opened.config.generator
-    trained_only = (COPY, QUERY_LIKELIHOOD)
     if wanted == "auto":
         there = PACKAGED[SMOLLM2].find() is not None and can_convert()
-        wanted = SMOLLM2 if settings.model in trained_only and there else "run"
+        wanted = SMOLLM2 if settings.model in OFFLINE and there else "run"
     if wanted == "run":
         return opened.parts.generator
-    if wanted in trained_only:
+    if wanted in OFFLINE:
         raise ConfigError(
             f"--generator: expected auto, run, or a language model, found '{wanted}', which "
             "answers only as a run trained it; use --generator run with a run that has it"

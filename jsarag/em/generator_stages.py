@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jsarag.em.objectives.base import Objective, StepLoss, StepScores
-from jsarag.em.problem import EMSettings, Problem, Support
+from jsarag.em.problem import EMSettings, Problem
 from jsarag.em.support import posterior_of
 from jsarag.errors import ConfigError
 from jsarag.randomness import uniforms
@@ -24,8 +24,6 @@ WARM_UP = "generator warm-up"
 
 class _MaximumLikelihood(Objective):
     """loss = -log p(y | x, h), h fixed: summed over tokens, mean over the batch."""
-
-    supports: ClassVar[tuple[Support, ...]] = ("prior", "union", "kb")
 
     def __init__(self, settings: EMSettings, passages: int) -> None:
         super().__init__(settings)

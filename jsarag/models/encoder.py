@@ -119,26 +119,19 @@ class TextEncoder(nn.Module):
             texts: what to embed, without prefix.
             role: 'query' keeps the end of a text that is too long, 'passage' its beginning.
         """
-        rows = self.tokenise(texts, role)
+        return self.vectors(self.tokenise(texts, role))
+
+    def vectors(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Vectors f32 [n, D] of token ids as :meth:`tokenise` gives them; see :meth:`forward`."""
         order: list[int] = []
         parts: list[Tensor] = []
-        for batch in budget_batches([len(row) for row in rows], self.budget_tokens):
+        for batch in budget_batches([(len(row),) for row in rows], self.budget_tokens):
             order.extend(batch)
             parts.append(self._vectors([rows[index] for index in batch]))
         if not parts:
             return torch.empty((0, self.width), device=self.device)
         position = torch.tensor(order, device=self.device).argsort()
         return torch.cat(parts).index_select(0, position)
-
-    def chunks(self, texts: Sequence[str], role: Role) -> list[list[int]]:
-        """Positions of texts in the groups that go through the network together in training."""
-        lengths = [len(row) for row in self.tokenise(texts, role)]
-        return budget_batches(lengths, self.budget_tokens)
-
-    def tokens(self, texts: Sequence[str], role: Role) -> int:
-        """Tokens of all texts in one pass, padding included."""
-        lengths = [len(row) for row in self.tokenise(texts, role)]
-        return len(lengths) * max(lengths, default=0)
 
     # no_grad and not inference_mode: index vectors meet live ones in scores that are
     # differentiated, and autograd refuses to save inference tensors.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from jsarag.models.digests import tensors_digest
-from jsarag.models.padding import budget_batches
+from jsarag.models.padding import budget_batches, padded_tokens
 from jsarag.models.prompts import TruncationCounter
 from jsarag.types import GeneratorInput, ResponseLogp, TokenLogp
 
@@ -77,7 +77,7 @@ class Generator(nn.Module, ABC):
             Every position in ``inputs`` once; an input that alone exceeds the budget is alone. By
             default for networks that read padded responses and no more.
         """
-        return budget_batches(self._response_lengths(inputs), budget_tokens)
+        return budget_batches(self._widths_of(inputs), budget_tokens)
 
     def tokens(self, inputs: Sequence[GeneratorInput]) -> int:
         """Tokens of one pass over the inputs, padding included.
@@ -85,10 +85,10 @@ class Generator(nn.Module, ABC):
         Within ``budget_tokens``, this is what scoring the inputs puts through the network; beyond,
         scoring takes several passes, each narrower.
         """
-        return len(inputs) * max(self._response_lengths(inputs), default=0)
+        return padded_tokens(self._widths_of(inputs))
 
-    def _response_lengths(self, inputs: Sequence[GeneratorInput]) -> list[int]:
-        return [len(self.encode_response(item.response)) for item in inputs]
+    def _widths_of(self, inputs: Sequence[GeneratorInput]) -> list[tuple[int, ...]]:
+        return [(len(self.encode_response(item.response)),) for item in inputs]
 
     @abstractmethod
     def token_logp(self, inputs: Sequence[GeneratorInput]) -> TokenLogp:

@@ -24,7 +24,13 @@ from jsarag.models.hf_heads import OutputHead, find_head, head_error
 from jsarag.models.hf_packing import Line, lay_out, pack, packed_chunks
 from jsarag.models.hf_prompts import PromptBuilder, PromptSettings
 from jsarag.models.lora import LoraSettings, add_lora, load_adapter
-from jsarag.models.padding import length_batches, pad, precision
+from jsarag.models.padding import (
+    budget_batches,
+    length_batches,
+    pad,
+    padded_tokens,
+    precision,
+)
 from jsarag.models.saved import read_settings, write_settings
 from jsarag.types import GeneratorInput, ResponseLogp, TokenLogp
 
@@ -206,7 +212,7 @@ class HFGenerator(Generator):
             sequences = sequences.select(padded)
         else:
             own = 0
-        return own + _padded_tokens(self._widths(sequences))
+        return own + padded_tokens(self._widths(sequences))
 
     def response_logp(self, inputs: Sequence[GeneratorInput]) -> ResponseLogp:
         """log p(y | x, h); see :meth:`Generator.response_logp`. Stores no logits."""
@@ -352,12 +358,12 @@ class HFGenerator(Generator):
 
     def _chunks(self, sequences: Sequences, budget: int) -> list[list[int]]:
         if self.is_encoder_decoder:
-            return _padded_chunks(self._widths(sequences), budget)
+            return budget_batches(self._widths(sequences), budget)
         lines = sequences.lines()
         packed, padded = self._divide(lines)
         limit = min(self._longest_row, budget)
         groups = packed_chunks([lines[place] for place in packed], limit, budget)
-        alone = _padded_chunks(self._widths(sequences.select(padded)), budget)
+        alone = budget_batches(self._widths(sequences.select(padded)), budget)
         return [
             *([packed[place] for place in group] for group in groups),
             *([padded[place] for place in group] for group in alone),
@@ -620,27 +626,6 @@ def load_saved(folder: Path) -> HFGenerator:
     stored = read_settings(folder, KIND)
     kept = {name: stored[name] for name in PromptSettings.__slots__}
     return load_hf_generator(str(folder), settings=PromptSettings(**kept))
-
-
-def _padded_tokens(widths: Sequence[tuple[int, ...]]) -> int:
-    """Tokens of inputs in one pass, each tensor padded to its longest row."""
-    longest: int = sum(max(column) for column in zip(*widths, strict=True))
-    return len(widths) * longest
-
-
-def _padded_chunks(widths: Sequence[tuple[int, ...]], budget: int) -> list[list[int]]:
-    """Places of the inputs, of similar length together, so that each group fits the budget."""
-    groups: list[list[int]] = []
-    longest: tuple[int, ...] = ()
-    for place in sorted(range(len(widths)), key=lambda place: -sum(widths[place])):
-        grown = tuple(map(max, longest, widths[place])) if groups else widths[place]
-        if groups and (len(groups[-1]) + 1) * sum(grown) <= budget:
-            groups[-1].append(place)
-            longest = grown
-        else:
-            groups.append([place])
-            longest = widths[place]
-    return groups
 
 
 # Rows of the probe: two branches on a prefix fill one, two sequences leave padding in the other.

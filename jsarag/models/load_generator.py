@@ -18,6 +18,8 @@ from jsarag.types import Passage
 
 COPY = "copy"
 QUERY_LIKELIHOOD = "query-likelihood"
+# Made for training on little, without a pretrained language model.
+OFFLINE = frozenset({COPY, QUERY_LIKELIHOOD})
 
 
 def load_generator(
@@ -51,7 +53,7 @@ def load_generator(
         max_passage_tokens: passage tokens read, the first ones.
         max_response_tokens: response tokens scored, the first ones, end of sequence included.
         attention: transformers' attention implementation, or 'auto'.
-        micro_batch: inputs per forward pass.
+        micro_batch: inputs per forward pass of decoding.
         bf16: run a Hugging Face model under bfloat16 autocast (weights stay float32).
         encoder: the retriever's text encoder before training; the offline generators use its
             tokeniser, and 'copy' a frozen copy of its network.
@@ -66,7 +68,7 @@ def load_generator(
         ConfigError: settings that contradict the chosen generator.
         BackendUnavailableError: the model is not on this machine, or peft is missing for LoRA.
     """
-    if model in (COPY, QUERY_LIKELIHOOD):
+    if model in OFFLINE:
         if lora is not None:
             raise ConfigError(
                 f"generator.lora: expected no LoRA with generator.model '{model}', which is small "

@@ -28,24 +28,33 @@ def length_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[first : first + size] for first in range(0, len(order), size)]
 
 
-def budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices grouped so that each group, padded to its longest item, holds at most ``budget``.
+def budget_batches(widths: Sequence[tuple[int, ...]], budget: int) -> list[list[int]]:
+    """Indices grouped so that each group, padded to its longest items, holds at most ``budget``.
 
     Args:
-        lengths: one length per item, in tokens.
+        widths: per item its tokens in each of the tensors it goes into, which are padded apart.
         budget: tokens of a group, padding included; a longer item is a group of its own.
 
     Returns:
         Every index once, longest first, as :func:`length_batches`.
     """
     groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        last = groups[-1] if groups else []
-        if last and (len(last) + 1) * lengths[last[0]] <= budget:
-            last.append(index)
+    longest: tuple[int, ...] = ()
+    for index in sorted(range(len(widths)), key=lambda index: -sum(widths[index])):
+        grown = tuple(map(max, longest, widths[index])) if groups else widths[index]
+        if groups and (len(groups[-1]) + 1) * sum(grown) <= budget:
+            groups[-1].append(index)
+            longest = grown
         else:
             groups.append([index])
+            longest = widths[index]
     return groups
+
+
+def padded_tokens(widths: Sequence[tuple[int, ...]]) -> int:
+    """Tokens of all items in one pass, each tensor padded to its longest row."""
+    longest: int = sum(max(column) for column in zip(*widths, strict=True))
+    return len(widths) * longest
 
 
 def pad(

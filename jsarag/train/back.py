@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from jsarag.em.mstep import draw_pairs, drop_light
 from jsarag.models.encoder import Role, TextEncoder
 from jsarag.models.generator import Generator
+from jsarag.models.padding import budget_batches, padded_tokens
 from jsarag.types import GeneratorInput
 
 
@@ -198,21 +199,23 @@ class Vectors:
 
     def __init__(self, encoder: TextEncoder, texts: Sequence[str], role: Role) -> None:
         self.network = encoder
-        self._texts, self._role = texts, role
+        self._rows = encoder.tokenise(texts, role)
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._rows)
 
     def tokens(self, rows: Sequence[int]) -> int:
         """Tokens of one pass over rows."""
-        return self.network.tokens([self._texts[row] for row in rows], self._role)
+        return padded_tokens(self._widths(rows))
 
     def chunks(self, rows: Sequence[int]) -> list[list[int]]:
         """Rows that go through the network together."""
-        groups = self.network.chunks([self._texts[row] for row in rows], self._role)
+        groups = budget_batches(self._widths(rows), self.network.budget_tokens)
         return [[rows[place] for place in group] for group in groups]
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """f32 [n, D]."""
-        vectors: Tensor = self.network([self._texts[row] for row in rows], self._role)
-        return vectors
+        return self.network.vectors([self._rows[row] for row in rows])
+
+    def _widths(self, rows: Sequence[int]) -> list[tuple[int, ...]]:
+        return [(len(self._rows[row]),) for row in rows]

@@ -374,3 +374,11 @@ def test_a_language_model_in_place_of_an_offline_generator_brings_its_own_settin
         other.config.generator.template
         == resolve(recipe="nq", environment={}).config.generator.template
     )
+
+
+def test_recipes_and_models_agree_on_what_an_offline_generator_is() -> None:
+    from jsarag.config.recipes import OFFLINE_GENERATORS
+    from jsarag.models.load_generator import OFFLINE
+
+    # Two homes, because models must not know the configuration.
+    assert OFFLINE_GENERATORS == OFFLINE

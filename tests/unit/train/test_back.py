@@ -198,6 +198,15 @@ def test_what_is_not_kept_is_computed_again_in_pieces_that_fit(make: Make) -> No
     assert max(first + again) <= 128
 
 
+@pytest.mark.parametrize("tokens", [HUGE, SMALL])
+def test_a_text_is_tokenised_once_whatever_the_chunks(make: Make, tokens: int) -> None:
+    config, parts = make("query-likelihood")
+    encoder = parts.retrievers.prior
+    encoder.truncation.reset()
+    gradients(config, parts, make_run_objective(config, ChainStore()), tokens=tokens)
+    assert encoder.truncation.fields["query"].texts == ROWS
+
+
 def test_drawn_pairs_give_the_full_gradient_in_the_mean(make: Make) -> None:
     """The generator's gradient: unbiased; the retrievers': exactly the full one."""
     config, parts = make("llama", **LORA)
