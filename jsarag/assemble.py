@@ -103,7 +103,7 @@ def make_encoder(config: Config) -> TextEncoder:
         passage_prefix=retriever.passage_prefix,
         max_query_tokens=retriever.max_context_tokens,
         max_passage_tokens=retriever.max_passage_tokens,
-        bf16=config.train.bf16,
+        bf16=bool(config.train.bf16),
     )
 
 
@@ -129,7 +129,7 @@ def make_generator(config: Config, encoder: TextEncoder, dataset: Dataset) -> Ge
         max_passage_tokens=settings.max_passage_tokens,
         max_response_tokens=settings.max_response_tokens,
         attention=settings.attention,
-        bf16=config.train.bf16,
+        bf16=bool(config.train.bf16),
         encoder=encoder,
         responses=[example.response for example in dataset.splits["train"]],
         passages=[dataset.kb[row] for row in range(len(dataset.kb))],

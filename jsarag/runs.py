@@ -20,6 +20,7 @@ from jsarag.index.interfaces import Progress, index_spec
 from jsarag.io.checkpoint import load_checkpoint
 from jsarag.io.run_dir import RunDir
 from jsarag.models.retrievers import PartName, RetrieverParts
+from jsarag.train.probe import PROBE_FILE, Probe
 
 
 @dataclass
@@ -102,6 +103,9 @@ def open_run(
         progress=progress,
         device=device,
     )
+    probe = run_dir.path / PROBE_FILE
+    if config.train.bf16 is None and probe.is_file():
+        parts.generator.bf16 = Probe.load(probe).precision.bf16
     parts.retrievers.eval()
     parts.generator.eval()
     return OpenRun(run_dir, config, parts, None if checkpoint is None else checkpoint.step)

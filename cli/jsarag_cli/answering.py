@@ -140,7 +140,7 @@ def choose_generator(opened: OpenRun, wanted: str) -> Generator:
         max_passage_tokens=settings.max_passage_tokens,
         max_response_tokens=settings.max_response_tokens,
         attention=settings.attention,
-        bf16=opened.config.train.bf16,
+        bf16=bool(opened.config.train.bf16),
     )
     return generator.to(opened.parts.device).eval()
 

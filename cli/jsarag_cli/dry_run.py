@@ -44,6 +44,7 @@ def show_plan(resolved: Resolved, *, as_json: bool) -> None:
                 "sources": dict(resolved.sources),
                 "notes": [*resolved.notes, *dataset.notes],
                 "examples": sizes,
+                "precision": asdict(probe.precision),
                 "forecast": {
                     **asdict(forecast.index),
                     "peak_bytes": forecast.peak_bytes,
@@ -56,7 +57,7 @@ def show_plan(resolved: Resolved, *, as_json: bool) -> None:
             }
         )
     else:
-        for text in dataset.notes:
+        for text in filter(None, (*dataset.notes, probe.precision.describe())):
             note(text)
         _show_forecast(sizes, forecast, available, result_console())
     require_fit(forecast, device)

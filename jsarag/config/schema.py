@@ -148,7 +148,11 @@ class TrainConfig(Group):
     generator_warmup_top: int = Field(default=4, ge=1)
     concat_steps: int = Field(default=0, ge=0, description="second stage: NLL on joined passages")
     concat_passages: int = Field(default=4, ge=1)
-    bf16: bool = False
+    bf16: bool | None = Field(
+        default=None,
+        description="networks in bfloat16; none: a language model's precision is found by trying, "
+        "encoders stay in float32",
+    )
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     seed: int = 1

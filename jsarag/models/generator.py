@@ -33,17 +33,21 @@ class Generator(nn.Module, ABC):
         truncation: counts what the token limits cut, per field.
         micro_batch: how many inputs go through the network at once in decoding.
         budget_tokens: how many tokens, padding included, go through it at once in scoring.
+        bf16: run the network under bfloat16 autocast (weights and sums stay float32), where
+            ``supports_bf16``.
     """
 
     truncation: TruncationCounter
     micro_batch: int
     budget_tokens: int
+    bf16: bool
 
     def __init__(self, *, micro_batch: int = 32, budget_tokens: int = 4096) -> None:
         super().__init__()
         self.truncation = TruncationCounter()
         self.micro_batch = micro_batch
         self.budget_tokens = budget_tokens
+        self.bf16 = False
 
     @property
     @abstractmethod
@@ -146,6 +150,11 @@ class Generator(nn.Module, ABC):
     def is_trainable(self) -> bool:
         """Whether any parameter takes gradient."""
         return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def supports_bf16(self) -> bool:
+        """Whether setting ``bf16`` changes anything."""
+        return False
 
     @property
     def has_dropout(self) -> bool:

@@ -114,7 +114,6 @@ class HFGenerator(Generator):
         self.network = model.eval()
         self.tokenizer = tokenizer
         self.has_lora = lora
-        self.bf16 = False
         self.fallbacks: Counter[str] = Counter()
         self._name = name
         self.prompts = PromptBuilder(
@@ -164,6 +163,11 @@ class HFGenerator(Generator):
     def packing_reason(self) -> str:
         """Why inputs of one context do not share their beginning's tokens; empty where they do."""
         return self._packing_reason
+
+    @property
+    def supports_bf16(self) -> bool:
+        """Whether setting ``bf16`` changes anything: it does."""
+        return True
 
     @property
     def has_dropout(self) -> bool:

@@ -135,7 +135,8 @@ def forecast_run(
 def probe_run(
     config: Config, dataset: Dataset, retrievers: RetrieverParts, generator: Generator
 ) -> Probe:
-    """Find the networks' token budgets by trying chunks, as ``train.chunk_tokens`` says.
+    """Find the networks' token budgets by trying chunks, as ``train.chunk_tokens`` says, and the
+    language model's precision, as ``train.bf16`` says.
 
     Raises:
         MemoryForecastError: the index alone, or a single pair, does not fit.
@@ -149,6 +150,7 @@ def probe_run(
         turns=config.data.generator_turns,
         available_bytes=free_bytes(retrievers.passages.device),
         wanted_tokens=config.train.chunk_tokens,
+        wanted_bf16=config.train.bf16,
     )
 
 

@@ -9,7 +9,7 @@ a continued run must not look again.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from jsarag.models.generator import Generator
 from jsarag.models.prompts import passage_text, render_context
 from jsarag.models.retrievers import RetrieverParts
 from jsarag.train.back import Computation, Responses, Vectors
+from jsarag.train.precision import Precision, find_precision
 from jsarag.types import GeneratorInput
 
 PROBE_FILE = "probe.json"
@@ -65,6 +66,7 @@ class Probe:
 
     generator: Budget
     encoder: Budget
+    precision: Precision = field(default=Precision())
 
     def activation_bytes(self, query_tokens: int, *, passages_trained: bool) -> int:
         """Held at once: a chunk of the generator's on top of the queries' graphs.
@@ -78,8 +80,16 @@ class Probe:
             encoders += self.encoder.chunk_bytes
         return self.generator.chunk_bytes + encoders
 
+    def serves(self, wanted_tokens: int | None, wanted_bf16: bool | None) -> bool:
+        """Whether it holds what the user asks for; None asks for whatever was found."""
+        return wanted_tokens in (None, self.generator.tokens) and wanted_bf16 in (
+            None,
+            self.precision.bf16,
+        )
+
     def apply(self, retrievers: RetrieverParts, generator: Generator) -> None:
-        """Set the networks' budgets."""
+        """Set the networks' budgets and the generator's precision."""
+        generator.bf16 = self.precision.bf16
         generator.budget_tokens = self.generator.tokens
         if self.generator.checkpointing:
             generator.checkpoint_activations()
@@ -94,7 +104,11 @@ class Probe:
     def load(cls, path: Path) -> Probe:
         """Read what :meth:`save` wrote."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(Budget(**content["generator"]), Budget(**content["encoder"]))
+        return cls(
+            Budget(**content["generator"]),
+            Budget(**content["encoder"]),
+            Precision(**content.get("precision", {})),
+        )
 
 
 def find_budgets(
@@ -105,6 +119,7 @@ def find_budgets(
     turns: int,
     available_bytes: int,
     wanted_tokens: int | None = None,
+    wanted_bf16: bool | None = None,
 ) -> Probe:
     """Try chunks of the longest training rows and passages on the models as they are.
 
@@ -115,6 +130,7 @@ def find_budgets(
         turns: of a context, as the generator reads it.
         available_bytes: memory that is free where the models are.
         wanted_tokens: the user's budget; None looks for one.
+        wanted_bf16: the user's precision; None tries both on a language model.
 
     Raises:
         MemoryForecastError: a single pair does not fit, whatever is tried.
@@ -123,6 +139,8 @@ def find_budgets(
     room = int(available_bytes * _SHARE)
     most = _MOST.get(retrievers.prior.device.type, _MOST["cpu"])
     generating = Budget(wanted_tokens or most)
+    precision = find_precision(generator, dataset, turns=turns, wanted=wanted_bf16)
+    generator.bf16 = precision.bf16
     if generator.is_trainable:
         pairs = Responses(generator, inputs)
         generating = _budget(pairs, room, most, wanted_tokens)
@@ -140,7 +158,7 @@ def find_budgets(
                 f"({_gib(budget.fixed_bytes + int(_LEAST * budget.token_bytes))}) within an eighth "
                 f"of the {_gib(available_bytes)} that are free. {_ADVICE[name]}"
             )
-    return Probe(generating, encoding)
+    return Probe(generating, encoding, precision)
 
 
 _ADVICE = {

@@ -223,12 +223,15 @@ class _LookAhead:
     def __call__(self, dataset: Dataset, retrievers: RetrieverParts, generator: Generator) -> None:
         """Try chunks, unless the run has a record of it; set the budgets; say what will be held."""
         known = Probe.load(self._path) if self._path.is_file() else None
-        wanted = self._config.train.chunk_tokens
-        if known is not None and wanted not in (None, known.generator.tokens):
-            known = None  # the user asks for another budget than the one on record
+        settings = self._config.train
+        bf16 = settings.bf16 and generator.supports_bf16
+        if known is not None and not known.serves(settings.chunk_tokens, bf16):
+            known = None
         probe = known or probe_run(self._config, dataset, retrievers, generator)
         probe.apply(retrievers, generator)
         forecast = look_ahead(self._config, dataset, retrievers, generator, probe)
+        if found := probe.precision.describe():
+            self._tell(found)
         self._tell(forecast.describe())
         require_fit(forecast, retrievers.passages.device)
         self.peak_bytes = forecast.peak_bytes

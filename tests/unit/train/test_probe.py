@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jsarag.errors import MemoryForecastError
 from jsarag.train import probe
+from jsarag.train.precision import Precision
 from jsarag.train.probe import Budget, Probe, find_budgets
 
 FIXED, TOKEN = 1_000, 100
@@ -22,6 +23,8 @@ class Network(nn.Module):
     budget_tokens = 0
     device = torch.device("cpu")
     is_trainable = True
+    supports_bf16 = False
+    bf16 = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,9 +114,18 @@ def test_a_generator_that_does_not_fit_is_refused_with_the_cheapest_change(
 
 
 def test_what_was_found_is_kept_exactly(tmp_path: Path) -> None:
-    found = Probe(Budget(512, 7, 1.5, checkpointing=True), Budget(2048))
+    chosen = Precision(True, 1.7, 0.1, 3.0)
+    found = Probe(Budget(512, 7, 1.5, checkpointing=True), Budget(2048), chosen)
     found.save(tmp_path / "probe.json")
     assert Probe.load(tmp_path / "probe.json") == found
+
+
+def test_a_record_serves_until_the_user_asks_for_something_else() -> None:
+    found = Probe(Budget(512), Budget(2048), Precision(True))
+    assert found.serves(None, None)
+    assert found.serves(512, True)
+    assert not found.serves(256, None)
+    assert not found.serves(None, False)
 
 
 def test_activations_count_both_queries_and_trained_passages() -> None:
