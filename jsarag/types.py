@@ -12,10 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# Where p and q are normalised and proposals may fall: the prior's top k, both retrievers' top k,
+# the positives of the batch, or the whole knowledge base.
+Support = Literal["prior", "union", "batch", "kb"]
+# How p(h|x,y) is estimated on it.
+Estimator = Literal["mis", "mis-cached", "mis-recycled", "snis", "exact"]
+# log p(y|x,h): the sum over tokens, or their mean.
+Likelihood = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +169,15 @@ class ResponseScorer(Protocol):
     """
 
     def __call__(self, example: Tensor, row: Tensor) -> ResponseLogp: ...
+
+
+class TokenScorer(Protocol):
+    """Scores pairs as :class:`ResponseScorer` does, token by token.
+
+    Returns :class:`TokenLogp`, logp f32 [P, T] with gradient where the generator trains.
+    """
+
+    def __call__(self, example: Tensor, row: Tensor) -> TokenLogp: ...
 
 
 class PassageEmbedder(Protocol):

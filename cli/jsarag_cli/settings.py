@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jsarag.em.objectives import objective_names
+
 if TYPE_CHECKING:
     from jsarag.config.load import Setting
 
@@ -117,6 +119,7 @@ def _settings(given: Mapping[Flag, Any], assignments: Sequence[str]) -> Override
 
 
 _MODELS, _OBJECTIVE, _STEPS, _RUN = "Models and data", "Objective", "Training", "Run"
+_OBJECTIVES = f"One of {', '.join(objective_names())}."
 
 DATA_DIR = Flag("data-dir", "data.data_dir", "FOLDER", "Official files of a data set.", _MODELS)
 COLUMNS = Flag(
@@ -140,7 +143,7 @@ TRAIN_FLAGS = (
     COLUMNS,
     Flag("retriever", "retriever.model", "NAME", "Encoder: minilm, a folder, a hub id.", _MODELS),
     GENERATOR,
-    Flag("objective", "objective.name", "NAME", "jsa, rag or distil.", _OBJECTIVE),
+    Flag("objective", "objective.name", "NAME", _OBJECTIVES, _OBJECTIVE),
     Flag(
         "estimator",
         "objective.estimator",
@@ -148,7 +151,7 @@ TRAIN_FLAGS = (
         "mis, mis-cached, mis-recycled, snis or exact.",
         _OBJECTIVE,
     ),
-    Flag("support", "objective.support", "NAME", "prior, union or kb.", _OBJECTIVE),
+    Flag("support", "objective.support", "NAME", "prior, union, batch or kb.", _OBJECTIVE),
     Flag("likelihood", "objective.likelihood", "NAME", "sum or mean, over tokens.", _OBJECTIVE),
     Flag("k", "objective.k", "N", "Candidates per retriever.", _OBJECTIVE),
     Flag("mis-steps", "objective.mis_steps", "N", "Draws per example and step.", _OBJECTIVE),
@@ -193,7 +196,7 @@ TRAIN_FLAGS = (
 STEP_FLAGS = (GENERATOR, BATCH_SIZE, SEED, DEVICE)
 
 DEMO_FLAGS = (
-    Flag("objective", "objective.name", "NAME", "jsa, rag or distil.", _OBJECTIVE),
+    Flag("objective", "objective.name", "NAME", _OBJECTIVES, _OBJECTIVE),
     MAX_STEPS,
     SEED,
     DEVICE,

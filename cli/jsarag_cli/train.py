@@ -80,6 +80,8 @@ def result_record(result: TrainResult) -> dict[str, Any]:
         "before": result.before,
         "after": result.after,
         "seconds": result.seconds,
+        "generator_forwards": result.generator_forwards,
+        "peak_bytes": result.peak_bytes,
         "steps": result.steps,
     }
 

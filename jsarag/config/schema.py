@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from jsarag.types import Estimator, Likelihood, Support
+
 
 class Group(BaseModel):
     """A named group of settings: unknown keys are refused, values are immutable."""
@@ -92,9 +94,9 @@ class ObjectiveConfig(Group):
     """What is maximised, over which support, with which estimator of the E-step."""
 
     name: str = "jsa"
-    support: Literal["prior", "union", "kb"] = "kb"
-    estimator: Literal["mis", "mis-cached", "mis-recycled", "snis", "exact"] = "snis"
-    likelihood: Literal["sum", "mean"] = "sum"
+    support: Support = "kb"
+    estimator: Estimator = "snis"
+    likelihood: Likelihood = "sum"
     k: int = Field(default=8, ge=1, le=2048)
     mis_steps: int = Field(default=16, ge=1)
     evidence_weight: float = Field(
@@ -125,6 +127,11 @@ class TrainConfig(Group):
     max_steps: int = Field(default=100, ge=0)
     max_seconds: float | None = Field(
         default=None, gt=0, description="stop at this much training time"
+    )
+    max_generator_forwards: int | None = Field(
+        default=None,
+        gt=0,
+        description="stop after this many (example, passage) pairs through the generator",
     )
     batch_size: int = Field(default=16, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)

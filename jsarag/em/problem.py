@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from jsarag.errors import ConfigError, ShapeError
-from jsarag.types import PassageEmbedder, QueryEmbeddings, ResponseScorer
+from jsarag.types import (
+    Estimator,
+    Likelihood,
+    PassageEmbedder,
+    QueryEmbeddings,
+    ResponseScorer,
+    Support,
+    TokenScorer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Support = Literal["prior", "union", "kb"]
-Estimator = Literal["mis", "mis-cached", "mis-recycled", "snis", "exact"]
-Likelihood = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,11 @@ class Problem:
     exclude: int64 [B, E] rows each example may not use, -1 pads; or None.
     passages_trained: whether the passage encoder takes gradient; if not, the index's vectors are
         the live ones and nothing is re-encoded.
+    score_tokens: the same as ``score_responses``, token by token.
+    gold: int64 [B, G] the passages labelled as right, -1 pads; None unless the objective says that
+        it reads labels (``needs_gold``).
+    start_rows: int64 [B, n] what the prior found before training, best first, -1 pads; None unless
+        the objective asks for it (``needs_start``).
     """
 
     example_ids: Sequence[str]
@@ -162,6 +171,9 @@ class Problem:
     score_responses: ResponseScorer
     exclude: Tensor | None
     passages_trained: bool
+    score_tokens: TokenScorer | None = None
+    gold: Tensor | None = None
+    start_rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.queries.prior)

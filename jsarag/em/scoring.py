@@ -14,7 +14,8 @@ from torch import Tensor
 
 from jsarag.em.problem import EMSettings, Problem
 from jsarag.em.support import posterior_of
-from jsarag.types import PassageEmbedder, RetrieverScores
+from jsarag.errors import ConfigError
+from jsarag.types import PassageEmbedder, RetrieverScores, TokenLogp
 
 
 def retriever_scores(
@@ -71,6 +72,49 @@ def pair_scores(problem: Problem, settings: EMSettings, example: Tensor, row: Te
     if settings.likelihood == "mean":
         return logp / scored.tokens.to(device=example.device, dtype=dtype).clamp_min(1)
     return logp
+
+
+def token_scores(problem: Problem, settings: EMSettings, rows: Tensor, chosen: Tensor) -> TokenLogp:
+    """log p(y_t|x,h,y_<t) of the chosen slots, each pair scored once.
+
+    Args:
+        problem: the batch.
+        settings: of the method; the likelihood is the sum over tokens.
+        rows: int64 [B, C] candidate rows.
+        chosen: bool [B, C] slots to score; at least one per example.
+
+    Returns:
+        logp [B, C, T] in nats, 0 where padded or not chosen, and mask bool [B, T] of the responses'
+        tokens, which are the same whatever the passage.
+
+    Raises:
+        ConfigError: the likelihood is a mean, which a product over tokens knows nothing of.
+    """
+    assert problem.score_tokens is not None
+    if settings.likelihood != "sum":
+        raise ConfigError(
+            "objective.likelihood: expected 'sum' where tokens are weighed one by one, found "
+            f"{settings.likelihood!r}; use --likelihood sum or another objective"
+        )
+    # sync: the number of chosen pairs decides the shape.
+    example, slot = chosen.nonzero(as_tuple=True)
+    scored = problem.score_tokens(example, rows[example, slot])
+    logp = scored.logp.to(device=rows.device, dtype=working_dtype(problem))
+    full = logp.new_zeros(*rows.shape, logp.shape[1]).index_put((example, slot), logp)
+    mask = torch.zeros(len(rows), logp.shape[1], dtype=torch.bool, device=rows.device)
+    mask[example] = scored.mask.to(rows.device)
+    return TokenLogp(full, mask)
+
+
+def joined_score(problem: Problem, settings: EMSettings, rows: Tensor) -> Tensor:
+    """log p(y | x, passages joined in one prompt), [B].
+
+    Args:
+        problem: the batch.
+        settings: sum over tokens or mean per token.
+        rows: int64 [B, J] in the order they are read, -1 pads.
+    """
+    return pair_scores(problem, settings, torch.arange(len(rows), device=rows.device), rows)
 
 
 def stale_posterior_logp(

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from jsarag.em.mis import run_chains
-from jsarag.em.problem import Estimator
 from jsarag.em.proposals import scored_slots
 from jsarag.errors import NumericalError
-from jsarag.types import Candidates, RetrieverScores, Weights
+from jsarag.types import Candidates, Estimator, RetrieverScores, Weights
 
 _ACCEPTED, _COUNTED = "accepted", "counted"
 

@@ -31,8 +31,8 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device)) - before
+    forget_peak()  # which gives memory back: what is held is looked up after it
     before = resident_bytes()
-    forget_peak()
     work()
     return max(process_peak_bytes() - before, 0)
 

@@ -38,7 +38,7 @@ KIND = "huggingface"
 _HEAD_TOLERANCE = 1e-4
 _PACKING_TOLERANCE = 1e-3
 # In longer rows, attention to what a token does not see would cost more than packing saves.
-_LONGEST_ROW = 512
+_LONGEST_ROW = 384
 # Inputs whose token ids are kept: those of a step are asked for up to four times.
 _ENCODINGS_KEPT = 4096
 _MASKABLE = ("sdpa", "eager")

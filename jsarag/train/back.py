@@ -12,6 +12,7 @@ The one file that knows of chunks: no objective, no model and not the loop.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,7 +80,15 @@ class Thinning:
     coins: Tensor
 
     def __call__(self, coefficients: Tensor) -> Tensor:
-        """Coefficients [P] with zeros where nothing is to be walked back."""
+        """Coefficients [P] or [P, T] with zeros for pairs that are not to be walked back."""
+        if coefficients.dim() == 1:
+            return self._of_pairs(coefficients)
+        # Token by token: a pair counts as much as its tokens do, and is kept or dropped whole.
+        size = coefficients.abs().sum(dim=1)
+        factor = self._of_pairs(size) / size.where(size > 0, 1)
+        return coefficients * factor[:, None]
+
+    def _of_pairs(self, coefficients: Tensor) -> Tensor:
         example = self.example.to(coefficients.device)
         if self.draws:
             coins = self.coins.to(coefficients.device)
@@ -100,6 +109,7 @@ class Tape:
 
     def __init__(self) -> None:
         self._recorded: list[_Recorded] = []
+        self._rows: Counter[int] = Counter()
 
     def record(
         self, computation: Computation, *, trains: bool, thinning: Thinning | None = None
@@ -118,13 +128,13 @@ class Tape:
         rows = range(len(computation))
         if not (trains and torch.is_grad_enabled()):
             with torch.no_grad():
-                return computation(rows)
+                return self._compute(computation, rows)
         # Where few pairs are drawn, a graph over all of them would cost more than a second pass.
         drawn = thinning is not None and thinning.draws > 0
         keeps = not drawn and computation.repeats
         keeps = keeps and computation.tokens(rows) <= computation.network.budget_tokens
         with torch.set_grad_enabled(keeps):
-            values = computation(rows)
+            values = self._compute(computation, rows)
         leaf = values.detach().requires_grad_()
         self._recorded.append(_Recorded(leaf, values if keeps else None, computation, thinning))
         return leaf
@@ -142,18 +152,25 @@ class Tape:
                 continue
             if item.thinning is not None:
                 coefficients = item.thinning(coefficients)
-            _walk(item.computation, coefficients)
+            self._walk(item.computation, coefficients)
 
+    def rows_through(self, network: Network) -> int:
+        """Rows that a network has computed so far, on the way back included."""
+        return self._rows[id(network)]
 
-def _walk(computation: Computation, coefficients: Tensor) -> None:
-    """Forward and backward over the rows that have a coefficient, in chunks."""
-    heavy = coefficients.flatten(1) if coefficients.dim() > 1 else coefficients[:, None]
-    # sync: which rows are walked decides what is computed.
-    rows = (heavy != 0).any(dim=1).nonzero().flatten().tolist()
-    for chunk in computation.chunks(rows):
-        values = computation(chunk)
-        places = torch.tensor(chunk, device=coefficients.device)
-        torch.autograd.backward(values, coefficients[places].to(values.device))
+    def _compute(self, computation: Computation, rows: Sequence[int]) -> Tensor:
+        self._rows[id(computation.network)] += len(rows)
+        return computation(rows)
+
+    def _walk(self, computation: Computation, coefficients: Tensor) -> None:
+        """Forward and backward over the rows that have a coefficient, in chunks."""
+        heavy = coefficients.flatten(1) if coefficients.dim() > 1 else coefficients[:, None]
+        # sync: which rows are walked decides what is computed.
+        rows = (heavy != 0).any(dim=1).nonzero().flatten().tolist()
+        for chunk in computation.chunks(rows):
+            values = self._compute(computation, chunk)
+            places = torch.tensor(chunk, device=coefficients.device)
+            torch.autograd.backward(values, coefficients[places].to(values.device))
 
 
 class Responses:
@@ -190,6 +207,21 @@ class Responses:
         scored = self.network.response_logp([self._inputs[row] for row in rows])
         self.lengths[list(rows)] = scored.tokens.cpu()
         return scored.logp
+
+
+class Tokens(Responses):
+    """log p(y_t|x,h,y_<t) of generator inputs, padded alike whichever rows are computed."""
+
+    def __init__(self, generator: Generator, inputs: Sequence[GeneratorInput]) -> None:
+        super().__init__(generator, inputs)
+        lengths = [len(generator.encode_response(item.response)) for item in inputs]
+        self.lengths = torch.tensor(lengths, dtype=torch.int64)
+        self._width = max(lengths, default=0)
+
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        """f32 [n, T] in nats, 0 where padded."""
+        scored = self.network.token_logp([self._inputs[row] for row in rows]).logp
+        return nn.functional.pad(scored, (0, self._width - scored.shape[1]))
 
 
 class Vectors:

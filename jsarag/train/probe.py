@@ -177,6 +177,7 @@ def _budget(
     checkpointing: bool = False,
 ) -> Budget:
     """The largest budget, a power of two, whose chunk fits the room; 0 tokens if none does."""
+    _try(computation, _SIZES[0])  # what the first pass of a network allocates and keeps
     tried = [_try(computation, size) for size in _SIZES if size <= max(most, _SIZES[0])]
     (few, low), (many, high) = tried[0], tried[-1]
     slope = (high - low) / (many - few) if many > few else high / many

@@ -8,7 +8,7 @@ that a model computes with gradient is recorded on the batch's tape (``back.py``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from jsarag.index.flat import FlatIndex
 from jsarag.models.encoder import TextEncoder
 from jsarag.models.prompts import passage_text, render_context
 from jsarag.models.retrievers import PartName
-from jsarag.train.back import Responses, Tape, Thinning, Vectors
-from jsarag.types import Example, GeneratorInput, QueryEmbeddings, ResponseLogp
+from jsarag.train.back import Responses, Tape, Thinning, Tokens, Vectors
+from jsarag.types import Example, GeneratorInput, QueryEmbeddings, ResponseLogp, TokenLogp
 
 # Keys the uniforms of the pairs that are walked back through the generator.
 WALKED_BACK = "em/mstep"
@@ -40,10 +40,14 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples of one step and how often each was seen before (which keys its random draws)."""
+    """Examples of one step and how often each was seen before (which keys its random draws).
+
+    ``indices``: their positions in the training split.
+    """
 
     examples: list[Example]
     visits: list[int]
+    indices: list[int] = field(default_factory=list)
 
     @property
     def ids(self) -> list[str]:
@@ -76,20 +80,34 @@ class BatchScorer:
 
     def __call__(self, example: Tensor, row: Tensor) -> ResponseLogp:
         """Args: int64 [P] positions in the batch, int64 [P] or [P, J] passage rows, -1 pads."""
+        responses = Responses(self._generator, self._inputs(example, row))
+        logp = self._record(responses, example)
+        return ResponseLogp(logp, responses.lengths.to(logp.device))
+
+    def tokens(self, example: Tensor, row: Tensor) -> TokenLogp:
+        """The same, token by token; a ``TokenScorer``."""
+        tokens = Tokens(self._generator, self._inputs(example, row))
+        logp = self._record(tokens, example)
+        positions = torch.arange(logp.shape[1])
+        mask = positions < tokens.lengths[:, None]
+        return TokenLogp(logp, mask.to(logp.device))
+
+    def _inputs(self, example: Tensor, row: Tensor) -> list[GeneratorInput]:
         rows = (row if row.dim() == 2 else row[:, None]).tolist()  # sync: texts live on the host
-        inputs = [
+        return [
             GeneratorInput(
                 self._contexts[b], tuple(self._kb[h] for h in group if h >= 0), self._responses[b]
             )
             for b, group in zip(example.tolist(), rows, strict=True)
         ]
-        responses = Responses(self._generator, inputs)
-        logp = self._tape.record(
-            responses,
+
+    def _record(self, scored: Responses, example: Tensor) -> Tensor:
+        walk_back = self._walk_back
+        return self._tape.record(
+            scored,
             trains=self._generator.is_trainable,
-            thinning=Thinning(example, self._walk_back.draws, self._walk_back.cutoff, self._coins),
+            thinning=Thinning(example, walk_back.draws, walk_back.cutoff, self._coins),
         )
-        return ResponseLogp(logp, responses.lengths.to(logp.device))
 
 
 class LiveEmbedder:
@@ -126,6 +144,7 @@ def make_problem(
     tape: Tape,
     walk_back: WalkBack,
     objective: Objective,
+    start_rows: Tensor | None = None,
 ) -> Problem:
     """Encode a batch and hand it over.
 
@@ -135,9 +154,11 @@ def make_problem(
         windows: turns read by each part.
         tape: records what is computed, for the way back.
         walk_back: which pairs the generator's gradient takes.
-        objective: says which queries it reads.
+        objective: says which queries it reads, and whether it may see labels.
+        start_rows: int64 [B, n] what the prior found before training, where the objective asks.
     """
-    retrievers = parts.retrievers
+    retrievers, kb = parts.retrievers, parts.dataset.kb
+    scorer = BatchScorer(parts, batch, windows.generator_turns, tape, walk_back)
     trained = retrievers.passages.is_trainable
 
     def embedder(part: PartName, index: FlatIndex) -> LiveEmbedder | StoredEmbedder:
@@ -157,9 +178,12 @@ def make_problem(
         posterior_index=parts.posterior_index,
         embed_prior=embed_prior,
         embed_posterior=embed_posterior,
-        score_responses=BatchScorer(parts, batch, windows.generator_turns, tape, walk_back),
-        exclude=excluded_rows(parts.dataset.kb, batch.examples, parts.device),
+        score_responses=scorer,
+        score_tokens=scorer.tokens,
+        exclude=excluded_rows(kb, batch.examples, parts.device),
         passages_trained=trained,
+        gold=gold_rows(kb, batch.examples, parts.device) if objective.needs_gold else None,
+        start_rows=start_rows,
     )
 
 
@@ -194,9 +218,18 @@ def excluded_rows(
     kb: KnowledgeBase, examples: Sequence[Example], device: torch.device
 ) -> Tensor | None:
     """Rows int64 [B, E] that each example must not retrieve, -1 pads; None where there are none."""
-    excluded = [[kb.row_of(id) for id in example.exclude_passages] for example in examples]
-    width = max(map(len, excluded), default=0)
-    if width == 0:
-        return None
-    padded = [rows + [-1] * (width - len(rows)) for rows in excluded]
-    return torch.tensor(padded, dtype=torch.int64, device=device)
+    rows = _rows_of(kb, [example.exclude_passages for example in examples], device)
+    return None if rows.shape[1] == 0 else rows
+
+
+def gold_rows(kb: KnowledgeBase, examples: Sequence[Example], device: torch.device) -> Tensor:
+    """Rows int64 [B, G] labelled as right, G at least 1, -1 pads."""
+    rows = _rows_of(kb, [example.gold_passages for example in examples], device)
+    return rows if rows.shape[1] else rows.new_full((len(examples), 1), -1)
+
+
+def _rows_of(kb: KnowledgeBase, ids: Sequence[Sequence[str]], device: torch.device) -> Tensor:
+    found = [[kb.row_of(id) for id in group] for group in ids]
+    width = max(map(len, found), default=0)
+    padded = [rows + [-1] * (width - len(rows)) for rows in found]
+    return torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(ids), width)

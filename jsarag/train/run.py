@@ -49,6 +49,7 @@ MAY_CHANGE = frozenset(
     {
         "train.max_steps",
         "train.max_seconds",
+        "train.max_generator_forwards",
         "train.concat_steps",
         "train.learning_rate",
         "train.generator_learning_rate",
@@ -94,7 +95,8 @@ class TrainResult:
     """A finished run: its folder, the evaluations before and after, and how long it trained.
 
     ``seconds`` is time at the training stations (generator warm-up included), without evaluation
-    and saving.
+    and saving; ``generator_forwards`` counts pairs through the generator there. ``peak_bytes`` is
+    the memory at its height where the models are.
     """
 
     run_dir: Path
@@ -102,6 +104,8 @@ class TrainResult:
     after: Mapping[str, Any]
     seconds: float
     steps: int
+    generator_forwards: int = 0
+    peak_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
 
 
@@ -173,6 +177,8 @@ def _run(
         after=after,
         seconds=run.progress.seconds,
         steps=run.progress.total,
+        generator_forwards=run.progress.generator_forwards,
+        peak_bytes=highest_bytes(run.parts.device),
         notes=parts.dataset.notes,
     )
     _finish(run, result, ahead.peak_bytes)
@@ -400,11 +406,12 @@ def _finish(run: TrainingRun, result: TrainResult, forecast_bytes: int) -> None:
         "kind": "summary",
         "step": result.steps,
         "seconds": result.seconds,
+        "generator_forwards": result.generator_forwards,
         "before": result.before,
         "after": result.after,
     }
     run.run_dir.append_metrics(summary)
-    peak = highest_bytes(run.parts.device)
+    peak = result.peak_bytes
     run.run_dir.append_metrics(
         {"kind": "memory", "peak_bytes": peak, "forecast_bytes": forecast_bytes}
     )

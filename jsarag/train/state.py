@@ -25,6 +25,9 @@ _COUNTERS = {"warmup": "warmup_step", "train": "step", "concat": "concat_step"}
 class Progress:
     """Completed optimizer steps of each stage, training seconds, and the index generation.
 
+    ``generator_forwards`` counts (example, passage) pairs that went through the generator during
+    training: scored, or computed again on the way back.
+
     Checkpoints and metrics are numbered by :attr:`total`: warm-up steps come before step 0 of
     training and are not counted; concatenation steps follow it.
     """
@@ -35,6 +38,7 @@ class Progress:
     concat_step: int = 0
     seconds: float = 0.0
     generation: int = 0
+    generator_forwards: int = 0
 
     @property
     def total(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from jsarag.config.schema import Config
 from jsarag.em.chains import ChainStore
 from jsarag.em.objectives import Objective, StepLoss, StepScores
 from jsarag.em.problem import Problem
-from jsarag.errors import ConfigError, GuardError
+from jsarag.errors import ConfigError, DataError, GuardError
 from jsarag.index.flat import FlatIndex
 from jsarag.index.rebuild import RebuildSchedule
 from jsarag.io.run_dir import RunDir
@@ -33,6 +34,7 @@ from jsarag.train.problem import Batch, WalkBack, Windows, make_problem
 from jsarag.train.reporting import Level, Reporter
 from jsarag.train.signals import StopSignal
 from jsarag.train.stages import Stage, train_stage
+from jsarag.train.start import start_rows
 from jsarag.train.state import Progress, save_state
 from jsarag.types import Candidates, Weights
 
@@ -68,6 +70,8 @@ class TrainingRun:
         self._logged_step = 0
         self._tops: list[int] = []
         self._seconds_before = self.progress.seconds
+        if self.objective.needs_gold:
+            self._tell_of_labels()
 
     @property
     def seed(self) -> int:
@@ -89,27 +93,65 @@ class TrainingRun:
         """Completed steps of the present stage."""
         return self.progress.of(self.stage.kind)
 
+    def _tell_of_labels(self) -> None:
+        """Say loudly that this objective is told the answer.
+
+        Raises:
+            DataError: there are no labels to be told.
+        """
+        train = self.parts.dataset.splits["train"]
+        labelled = sum(bool(example.gold_passages) for example in train)
+        name = self.objective.name
+        if not labelled:
+            raise DataError(
+                f"objective '{name}' trains on labelled passages: expected training rows with "
+                "'gold_passages', found none; use an objective that needs no labels, such as jsa",
+                field="gold_passages",
+            )
+        self.event(
+            f"objective '{name}' READS LABELS: gold_passages of {labelled:,} of {len(train):,} "
+            "training rows. It is a reference for objectives that do not",
+            "warning",
+        )
+
     # ---- the stations' inputs -------------------------------------------------------------
 
     def goes_on(self) -> bool:
         """Whether another step of the stage is to be made; saves and raises on a stop signal."""
         self.stop_if_asked()
-        seconds = self.config.train.max_seconds if self.stage.kind == "train" else None
-        out_of_time = seconds is not None and self.progress.seconds >= seconds
-        return self.step < self.stage.steps and not out_of_time
+        return self.step < self.stage.steps and not (self.stage.kind == "train" and self._spent())
+
+    def _spent(self) -> bool:
+        """Whether the time or the generator's work that was granted is used up."""
+        limits = self.config.train
+        return (
+            limits.max_seconds is not None and self.progress.seconds >= limits.max_seconds
+        ) or (
+            limits.max_generator_forwards is not None
+            and self.progress.generator_forwards >= limits.max_generator_forwards
+        )
 
     def batch(self, micro_batch: int) -> Batch:
         """A batch of the step that comes next."""
         plan = self.stage.batches.at(self.step * self.accumulation + micro_batch)
         train = self.parts.dataset.splits["train"]
-        return Batch([train[index] for index in plan.indices], plan.visits)
+        return Batch([train[index] for index in plan.indices], plan.visits, list(plan.indices))
 
     def problem(self, batch: Batch) -> Problem:
         """Encode a batch for the stage's objective, on a new tape."""
         self._tape = Tape()
+        objective = self.stage.objective
+        start = self.start_rows[batch.indices] if objective.needs_start else None
         return make_problem(
-            self.parts, batch, self.windows, self._tape, self.walk_back, self.stage.objective
+            self.parts, batch, self.windows, self._tape, self.walk_back, objective, start
         )
+
+    @cached_property
+    def start_rows(self) -> Tensor:
+        """What the prior found for every training row before training, int64 [n, k]."""
+        k, begun = self.config.objective.k, self.progress.step > 0
+        rows = start_rows(self.run_dir.path, self.parts, self.windows, k, begun=begun)
+        return rows.to(self.parts.device)
 
     def learning_rate_factor(self) -> float:
         """Factor on the peak learning rates for the coming update."""
@@ -131,6 +173,7 @@ class TrainingRun:
             )
         torch.autograd.backward(total / self.accumulation)
         self._tape.back()
+        self.progress.generator_forwards += self._tape.rows_through(self.parts.generator)
 
     def observe(
         self, candidates: Candidates, scores: StepScores, weights: Weights, loss: StepLoss
@@ -189,6 +232,7 @@ class TrainingRun:
             "step": self.progress.total,
             f"{kind}_step": step,
             "seconds": round(self.progress.seconds, 3),
+            "generator_forwards": self.progress.generator_forwards,
             **self.means.take(),
             "stations": {name: spent / steps for name, spent in self.clock.take().items()},
         }

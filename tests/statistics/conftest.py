@@ -18,7 +18,7 @@ from jsarag.em.objectives import Objective, StepLoss, StepScores, make_objective
 from jsarag.em.problem import EMSettings, Problem
 from jsarag.index.flat import FlatIndex
 from jsarag.randomness import generator
-from jsarag.types import Candidates, QueryEmbeddings, ResponseLogp, Weights
+from jsarag.types import Candidates, QueryEmbeddings, ResponseLogp, TokenLogp, Weights
 
 torch.set_num_threads(1)
 
@@ -75,10 +75,20 @@ class Toy:
     posterior_passages: np.ndarray | None = None
     exclude: tuple[int, ...] = ()
     tokens: np.ndarray = field(default_factory=lambda: np.array([]))
+    gold: tuple[int, ...] = (1,)
 
     @property
     def count(self) -> int:
         return len(self.passages)
+
+    @property
+    def token_share(self) -> np.ndarray:
+        """How a response's log-likelihood falls on its three tokens, [K, 3]; rows sum to 1."""
+        return softmax(np.sin(np.arange(3 * self.count)).reshape(self.count, 3))
+
+    def joined(self, rows: Sequence[int]) -> float:
+        """The toy's log p(y | x, rows joined): the order matters."""
+        return float(sum(self.table[row] / (place + 1) for place, row in enumerate(rows)))
 
     # ---- closed forms --------------------------------------------------------------------
 
@@ -156,7 +166,16 @@ class Toy:
         tokens = torch.tensor(self.tokens) if len(self.tokens) else torch.ones(self.count)
 
         def score(example: Tensor, row: Tensor) -> ResponseLogp:
-            return ResponseLogp(leaves.table[example, row], tokens[row].long())
+            if row.dim() == 1:
+                return ResponseLogp(leaves.table[example, row], tokens[row].long())
+            order = torch.arange(row.shape[1]) + 1
+            each = leaves.table[example[:, None], row.clamp(min=0)] * (row >= 0) / order
+            return ResponseLogp(each.sum(dim=1), tokens[row[:, 0]].long())
+
+        def score_tokens(example: Tensor, row: Tensor) -> TokenLogp:
+            share = torch.tensor(self.token_share)[row]
+            logp = leaves.table[example, row][:, None] * share
+            return TokenLogp(logp, torch.ones_like(logp, dtype=torch.bool))
 
         live = leaves.passages if shared else leaves.posterior_passages
         problem = Problem(
@@ -170,6 +189,9 @@ class Toy:
             score_responses=score,
             exclude=torch.tensor([self.exclude] * count) if self.exclude else None,
             passages_trained=trained,
+            score_tokens=score_tokens,
+            gold=torch.tensor([self.gold] * count),
+            start_rows=torch.tensor([self.top(self.count, "prior")] * count),
         )
         return problem, leaves
 

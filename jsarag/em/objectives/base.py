@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from jsarag.em.problem import EMSettings, Problem, Support
+from jsarag.em.problem import EMSettings, Problem
 from jsarag.errors import ConfigError
-from jsarag.types import Candidates, RetrieverScores, Weights
+from jsarag.types import Candidates, RetrieverScores, Support, TokenLogp, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,11 +33,16 @@ class StepScores:
     response_logp f32 [B, C]: log p(y|x,h), a sum or a mean per token, with gradient where the
         generator trains; -inf on padding and where it was not needed.
     tokens: int64 [B] tokens of the responses, where one passage or prompt each was scored.
+    token_logp: log p(y_t|x,h,y_<t) [B, C, T], 0 where not scored, and its mask [B, T]; only for an
+        objective that asks token by token.
+    joined_logp: f32 [B], log p(y|x, the candidates joined in one prompt); only where asked for.
     """
 
     retriever: RetrieverScores
     response_logp: Tensor
     tokens: Tensor | None = None
+    token_logp: TokenLogp | None = None
+    joined_logp: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class Objective(ABC):
         name: what the user calls it; its file is named alike.
         needs_prior, needs_posterior: whether queries (and an index) of that retriever are read.
         uses_generator: whether responses are scored.
+        needs_gold: whether labelled passages are read; every other objective never sees them.
+        needs_start: whether what the prior found before training is read.
         supports: where it is defined.
 
     Raises:
@@ -75,6 +82,8 @@ class Objective(ABC):
     needs_prior: ClassVar[bool] = True
     needs_posterior: ClassVar[bool]
     uses_generator: ClassVar[bool] = True
+    needs_gold: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = False
     supports: ClassVar[tuple[Support, ...]] = ("prior", "union", "kb")
 
     def __init__(self, settings: EMSettings, chains: ChainStore | None = None) -> None:

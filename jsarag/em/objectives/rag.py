@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from jsarag.em.objectives.base import Objective, StepLoss, StepScores
-from jsarag.em.problem import Problem, Support
+from jsarag.em.problem import Problem
 from jsarag.em.scoring import response_scores, retriever_scores
 from jsarag.em.support import prior_rows
 from jsarag.em.weights import estimate, log_joint
-from jsarag.types import Candidates, Weights
+from jsarag.types import Candidates, Support, Weights
 
 
 class Rag(Objective):

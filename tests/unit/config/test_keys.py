@@ -12,7 +12,7 @@ def test_every_leaf_of_the_schema_is_a_key() -> None:
     keys = known_keys()
     assert keys["train.seed"].kind == "int"
     assert keys["train.max_seconds"].optional
-    assert keys["objective.support"].choices == ("prior", "union", "kb")
+    assert keys["objective.support"].choices == ("prior", "union", "batch", "kb")
     assert keys["data.map"].kind == "mapping"
     assert keys["generator.lora.rank"].default == 8
     for name, key in keys.items():

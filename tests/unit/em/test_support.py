@@ -137,7 +137,9 @@ def test_a_stored_states_density_is_the_one_drawn_from(
 def test_settings_and_problems_are_checked(
     make_bench: Callable[..., Any], settings: Callable[..., EMSettings]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"objective\.support: expected one of prior, union, kb"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.support: expected one of prior, union, batch, kb"
+    ):
         settings(support="all")
     with pytest.raises(ConfigError, match=r"objective\.mis_steps"):
         settings(mis_steps=0)

@@ -16,9 +16,10 @@ from jsarag.config.load import flag, resolve_run
 from jsarag.config.schema import Config
 from jsarag.em.chains import ChainStore
 from jsarag.em.generator_stages import Concatenate, WarmUp
-from jsarag.em.objectives import Objective, objective_names
+from jsarag.em.objectives import Objective, objective_class, objective_names
 from jsarag.train.back import Tape, Thinning
 from jsarag.train.problem import Batch, WalkBack, Windows, make_problem
+from jsarag.train.start import search_all
 from jsarag_bench.end_to_end import toy_world
 
 ROWS = 5
@@ -108,10 +109,11 @@ def gradients(
         network.budget_tokens = tokens
     for parameter in parameters(parts).values():
         parameter.grad = None
-    batch = Batch(parts.dataset.splits["train"][:ROWS], [visit] * ROWS)
-    tape = Tape()
+    batch = Batch(parts.dataset.splits["train"][:ROWS], [visit] * ROWS, list(range(ROWS)))
+    tape, windows = Tape(), Windows(3, 1, 3)
+    start = search_all(parts, windows, 2)[batch.indices] if objective.needs_start else None
     problem = make_problem(
-        parts, batch, Windows(3, 1, 3), tape, WalkBack(draws, cutoff, 1), objective
+        parts, batch, windows, tape, WalkBack(draws, cutoff, 1), objective, start
     )
     candidates = objective.candidates(problem)
     scores = objective.score(problem, candidates)
@@ -150,8 +152,10 @@ def test_chunked_gradients_are_those_of_one_graph(
     make: Make, name: str, frozen: str, generator: str, settings: dict[str, Any]
 ) -> None:
     freeze = {"train.freeze": "passages" if frozen == "passages" else ""}
-    support = {"objective.support": "prior"} if name == "rag" else {}
-    chosen = {"objective.name": name} if name in objective_names() else {}
+    chosen, support = {}, {}
+    if name in objective_names():
+        chosen = {"objective.name": name}
+        support = {"objective.support": objective_class(name).supports[0]}
     config, parts = make(generator, **settings, **freeze, **support, **chosen)
     stages = {"warm-up": WarmUp, "concatenate": Concatenate}
     objective = (
@@ -161,11 +165,12 @@ def test_chunked_gradients_are_those_of_one_graph(
     )
     whole = gradients(config, parts, objective, tokens=HUGE)
     chunked = gradients(config, parts, objective, tokens=SMALL)
-    # The compiled kernels work in f32 only: float64 takes the reference, but for log q's draws.
-    assert_same(whole, chunked, 1e-9)
+    # The compiled kernels work in f32 only: float64 takes the reference, but for log q's draws. A
+    # language model's norm rounds to f32 inside, where a last bit of f64 may tip the rounding.
+    assert_same(whole, chunked, 1e-9 if generator == "copy" else 1e-6)
     assert whole
     trained = {name.partition(".")[0] for name in whole}
-    assert ("generator" in trained) == (name != "distil")
+    assert ("generator" in trained) == (name not in {"distil", "contrastive", "wrag"})
     assert ("passages" in trained) == (frozen == "none" and name not in stages)
 
 
