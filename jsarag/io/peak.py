@@ -65,14 +65,18 @@ def forget_peak() -> None:
     """Begin a new high-water mark, where the system can; free memory is given back first."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    # What the allocator keeps for later is held as far as the kernel knows.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back()
     try:
         with _FORGET.open("w", encoding="ascii") as file:
             file.write("5")
     except OSError:
         return
+
+
+def give_back() -> None:
+    """Return free memory to the system: what the allocator keeps for later counts as held."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _status(name: str) -> int:

@@ -23,11 +23,15 @@ from jsarag.index.memory import (
 )
 from jsarag.io.peak import held_bytes
 from jsarag.models.generator import Generator
+from jsarag.models.prompts import render_context
 from jsarag.models.retrievers import RetrieverParts
+from jsarag.train.back import Vectors
 from jsarag.train.probe import Probe, find_budgets
 
 # float32: 4 bytes of weights, then 4 of gradient and 8 of Adam's two moments where it trains.
 WEIGHT_BYTES, TRAINING_BYTES = 4, 12
+# Training rows that are looked through for long texts.
+_LOOKED_AT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +175,25 @@ def look_ahead(
         rebuilt=retrievers.passages.is_trainable,
         held_bytes=held_bytes(retrievers.passages.device),
         chunk_bytes=probe.activation_bytes(
-            config.train.batch_size * config.retriever.max_context_tokens,
+            _query_tokens(config, dataset, retrievers),
             passages_trained=retrievers.passages.is_trainable,
         ),
         chunk_tokens=probe.generator.tokens,
     )
+
+
+def _query_tokens(config: Config, dataset: Dataset, retrievers: RetrieverParts) -> list[int]:
+    """Tokens of a batch of the longest queries, by retriever, padding included."""
+    data = config.data
+    rows = sorted(
+        dataset.splits["train"][:_LOOKED_AT],
+        key=lambda row: -len(render_context(row, data.context_turns)) - len(row.response),
+    )[: config.train.batch_size]
+    texts = {retrievers.prior: [render_context(row, data.context_turns) for row in rows]}
+    if retrievers.posterior is not None:
+        texts[retrievers.posterior] = retrievers.posterior_texts(rows, data.posterior_turns)
+    queries = [Vectors(encoder, batch, "query") for encoder, batch in texts.items()]
+    return [vectors.tokens(range(len(vectors))) for vectors in queries]
 
 
 def modules_of(retrievers: RetrieverParts, generator: Generator) -> dict[str, nn.Module]:

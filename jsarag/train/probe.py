@@ -9,6 +9,7 @@ a continued run must not look again.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,8 @@ _LEAST = 256
 # Larger chunks bring a CPU no speed; a GPU fills up at some ten thousand tokens.
 _MOST = {"cpu": 2048, "cuda": 32_768}
 _SIZES = (512, 1024)
-_LONGEST = 16
+# Enough to fill the largest chunk with ordinary texts.
+_LONGEST = 48
 _LOOKED_AT = 2000
 
 
@@ -40,20 +42,23 @@ _LOOKED_AT = 2000
 class Budget:
     """A network's token budget and what one chunk of it takes.
 
-    tokens: per chunk, padding included. fixed_bytes, token_bytes: a chunk of n tokens with
-    gradient takes fixed_bytes + n token_bytes at its height. checkpointing: whether activations are
-    computed again inside the backward pass, because without a single pair did not fit.
+    tokens: per chunk, padding included, at most. chunk_tokens: of the fullest chunk the longest
+    texts make, where they were tried; rows of a fixed length seldom fill the budget.
+    fixed_bytes, token_bytes: a chunk of n tokens with gradient takes fixed_bytes + n token_bytes at
+    its height. checkpointing: whether activations are computed again inside the backward pass,
+    because without a single pair did not fit.
     """
 
     tokens: int
     fixed_bytes: int = 0
     token_bytes: float = 0.0
     checkpointing: bool = False
+    chunk_tokens: int | None = None
 
     @property
     def chunk_bytes(self) -> int:
         """One chunk's memory at its height."""
-        return self.bytes_of(self.tokens)
+        return self.bytes_of(self.tokens if self.chunk_tokens is None else self.chunk_tokens)
 
     def bytes_of(self, tokens: int) -> int:
         """Memory at its height of one pass over ``tokens``, at most a chunk's."""
@@ -68,14 +73,14 @@ class Probe:
     encoder: Budget
     precision: Precision = field(default=Precision())
 
-    def activation_bytes(self, query_tokens: int, *, passages_trained: bool) -> int:
+    def activation_bytes(self, query_tokens: Sequence[int], *, passages_trained: bool) -> int:
         """Held at once: a chunk of the generator's on top of the queries' graphs.
 
         Args:
-            query_tokens: of one retriever's queries in a batch; the other's are as many.
+            query_tokens: of each retriever's queries in a batch, padding included.
             passages_trained: whether passages go through an encoder with gradient, too.
         """
-        encoders = 2 * self.encoder.bytes_of(query_tokens)
+        encoders = sum(map(self.encoder.bytes_of, query_tokens))
         if passages_trained:
             encoders += self.encoder.chunk_bytes
         return self.generator.chunk_bytes + encoders
@@ -184,11 +189,20 @@ def _budget(
     slope = max(slope, 0.0)
     fixed = max(int(low - slope * few), 0)
     if wanted is not None:
-        return Budget(wanted, fixed, slope, checkpointing)
+        return Budget(wanted, fixed, slope, checkpointing, _fullest(computation, wanted))
     tokens = most
     while tokens >= _LEAST and fixed + tokens * slope > room:
         tokens //= 2
-    return Budget(tokens if tokens >= _LEAST else 0, fixed, slope, checkpointing)
+    if tokens < _LEAST:
+        return Budget(0, fixed, slope, checkpointing)
+    return Budget(tokens, fixed, slope, checkpointing, _fullest(computation, tokens))
+
+
+def _fullest(computation: Computation, budget: int) -> int:
+    """Tokens of the fullest chunk at a budget: all texts at once may be several chunks."""
+    computation.network.budget_tokens = budget
+    chunks = computation.chunks(range(len(computation)))
+    return max(computation.tokens(chunk) for chunk in chunks)
 
 
 def _try(computation: Computation, tokens: int) -> tuple[int, int]:

@@ -164,6 +164,7 @@ def _run(
     ahead.save()
     with StopSignal() as stop:
         run = make_run(config, parts, run_dir, reporter, stop, checkpoint)
+        run.forecast_bytes = ahead.peak_bytes
         before = _before(run)
         try:
             _train_stages(run)
@@ -242,7 +243,11 @@ class _LookAhead:
         require_fit(forecast, retrievers.passages.device)
         self.peak_bytes = forecast.peak_bytes
         self._probe = probe if known is None else None
+        # What was tried is no part of the run: not its peak, and not the texts it cut.
         forget_peak()
+        for encoder in retrievers.parts().values():
+            encoder.truncation.reset()
+        generator.truncation.reset()
 
     def save(self) -> None:
         """Keep what was found; not before the run has begun, or its folder could not be reused."""

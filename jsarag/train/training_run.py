@@ -21,6 +21,7 @@ from jsarag.em.problem import Problem
 from jsarag.errors import ConfigError, DataError, GuardError
 from jsarag.index.flat import FlatIndex
 from jsarag.index.rebuild import RebuildSchedule
+from jsarag.io.peak import give_back, resident_bytes
 from jsarag.io.run_dir import RunDir
 from jsarag.models.retrievers import PartName
 from jsarag.runs import index_folder
@@ -37,6 +38,9 @@ from jsarag.train.stages import Stage, train_stage
 from jsarag.train.start import start_rows
 from jsarag.train.state import Progress, save_state
 from jsarag.types import Candidates, Weights
+
+# Between steps little is in use: above this share of the forecast, most is kept for nothing.
+_KEPT_SHARE = 0.8
 
 
 @dataclass
@@ -55,6 +59,7 @@ class TrainingRun:
     clock: StationClock
     stop: StopSignal
     means: RunningMeans = field(default_factory=RunningMeans)
+    forecast_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.rebuilds = RebuildSchedule.parse(self.config.index.rebuild_every)
@@ -124,9 +129,7 @@ class TrainingRun:
     def _spent(self) -> bool:
         """Whether the time or the generator's work that was granted is used up."""
         limits = self.config.train
-        return (
-            limits.max_seconds is not None and self.progress.seconds >= limits.max_seconds
-        ) or (
+        return (limits.max_seconds is not None and self.progress.seconds >= limits.max_seconds) or (
             limits.max_generator_forwards is not None
             and self.progress.generator_forwards >= limits.max_generator_forwards
         )
@@ -196,6 +199,7 @@ class TrainingRun:
         self.guard.add(self._tops)
         self._tops = []
         self.count_seconds()
+        self._give_memory_back()
         self.means.add({f"grad_norm_{part}": norm for part, norm in norms.items()})
         self.reporter.advance(step)
         if step % self.config.train.log_steps == 0 or step == self.stage.steps:
@@ -207,6 +211,13 @@ class TrainingRun:
         except GuardError:
             self.save()
             raise
+
+    def _give_memory_back(self) -> None:
+        """Free what the allocator keeps, once what it keeps nears the forecast of the peak."""
+        if not self.forecast_bytes or self.parts.device.type != "cpu":
+            return
+        if resident_bytes() > _KEPT_SHARE * self.forecast_bytes:
+            give_back()
 
     def count_seconds(self) -> None:
         """Bring the training seconds up to date: all stations but evaluating and saving."""

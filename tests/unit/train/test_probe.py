@@ -74,7 +74,7 @@ def test_the_largest_power_of_two_that_fits_is_taken(linear_memory: list[int]) -
     found = probe._budget(rows, room=FIXED + TOKEN * 1500, most=2048, wanted=None)
     assert found.tokens == 1024
     assert (found.fixed_bytes, found.token_bytes) == (FIXED, TOKEN)
-    assert found.chunk_bytes == FIXED + TOKEN * 1024
+    assert found.chunk_bytes == FIXED + TOKEN * 1020, "rows of ten tokens do not fill it"
     assert found.bytes_of(100) == FIXED + TOKEN * 100
     assert rows.network.weight.grad is None
     assert linear_memory == [510, 510, 1020]
@@ -130,6 +130,6 @@ def test_a_record_serves_until_the_user_asks_for_something_else() -> None:
 
 def test_activations_count_both_queries_and_trained_passages() -> None:
     found = Probe(Budget(1000, 10, 2.0), Budget(4000, 5, 1.0))
-    queries = 2 * (5 + 300)
-    assert found.activation_bytes(300, passages_trained=False) == 2010 + queries
-    assert found.activation_bytes(300, passages_trained=True) == 2010 + queries + 4005
+    queries = (5 + 300) + (5 + 200)
+    assert found.activation_bytes([300, 200], passages_trained=False) == 2010 + queries
+    assert found.activation_bytes([300, 200], passages_trained=True) == 2010 + queries + 4005
