@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from jsarag.assemble import OpenIndex, Parts, make_parts, make_run_objective
+from jsarag.assemble import OpenIndex, Parts, fit_support, make_parts, make_run_objective
 from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
 from jsarag.data.registry import Dataset
@@ -124,6 +124,7 @@ def run_training(
         NumericalError, GuardError: a guard stopped the run; its state is saved.
         KeyboardInterrupt, PreemptedError: a signal came; the state is saved.
     """
+    resolved = fit_support(resolved)
     config = resolved.config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)

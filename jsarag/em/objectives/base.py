@@ -90,7 +90,7 @@ class Objective(ABC):
         if settings.support not in self.supports:
             raise ConfigError(
                 f"objective.support: '{self.name}' is defined on {', '.join(self.supports)}; "
-                f"found {settings.support!r}"
+                f"found {settings.support!r}; use --support {self.supports[0]}"
             )
         self.settings = settings
         self.chains = chains
