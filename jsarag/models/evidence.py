@@ -109,7 +109,7 @@ def evidence_check(
         prior_rows: int64 [n, m'], the prior's best rows per example; twice ``passages`` are ample.
         responses: the n responses. Those that several examples share ('yes', 'CANNOTANSWER') are
             left out: they cannot single out a passage.
-        scorer: log-likelihoods; called ``1 + others`` times, with about ``n * passages`` pairs.
+        scorer: log-likelihoods; called once, with about ``(1 + others) * n * passages`` triples.
         passages: passages scored per example, at least 3: the posterior's first choice, and in
             about equal parts passages of the prior and other examples' first choices.
         others: how many other examples' responses are tried; their AUC is a mean.
@@ -144,13 +144,18 @@ def evidence_check(
         return _finding(np.zeros((0, 1 + others)), threshold, seed)
     example = torch.tensor([index for index in compared for _ in sets[index]])
     row = torch.tensor([row for index in compared for row in sets[index]])
-    aucs = []
+    response_of = torch.zeros(1 + others, n, dtype=torch.int64)
     for shift in range(1 + others):
-        response_of = torch.zeros(n, dtype=torch.int64)
-        response_of[compared] = torch.tensor(_partners(compared, shift, seed))
-        logp = scorer(example, row, response_of[example]).detach().double().cpu()
-        parts = torch.split(logp, [len(sets[index]) for index in compared])
-        aucs.append([_first_auc(part) for part in parts])
+        response_of[shift, compared] = torch.tensor(_partners(compared, shift, seed))
+    # Asked at once: a generator may read what the responses' prompts share a single time.
+    logp = scorer(
+        example.repeat(1 + others), row.repeat(1 + others), response_of[:, example].flatten()
+    )
+    lengths = [len(sets[index]) for index in compared]
+    aucs = [
+        [_first_auc(part) for part in torch.split(of_response, lengths)]
+        for of_response in logp.detach().double().cpu().view(1 + others, -1)
+    ]
     values = np.array(aucs).T
     if np.isnan(values).any():
         raise NumericalError(
