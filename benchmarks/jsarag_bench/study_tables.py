@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jsarag_bench.end_to_end import study as study_module
+from jsarag.study.arms import FROZEN, read_study
+from jsarag_bench import end_to_end
 from jsarag_bench.kernel_tables import short_commit
 from jsarag_bench.markdown import table
 
 Row = Mapping[str, Any]
 
-_STUDIES = Path(study_module.__file__).parent / "studies"
+_STUDIES = Path(end_to_end.__file__).parent / "studies"
 _SCORES: tuple[tuple[str, str, str], ...] = (
     ("prior R@1", "prior", "R@1"),
     ("R@10", "prior", "R@10"),
@@ -42,7 +43,7 @@ def study_tables(name: str, rows: Iterable[Row]) -> str:
             comparisons[row["arm"], row["against"]] = row
     if not runs:
         return (
-            f"No rows yet: `python -m jsarag_bench.end_to_end.study "
+            f"No rows yet: `jsarag compare --study "
             f"benchmarks/jsarag_bench/end_to_end/studies/{name}.yaml` measures them."
         )
     parts = [_about(list(runs.values())), _scores(name, runs)]
@@ -63,7 +64,7 @@ def _scores(name: str, runs: Mapping[tuple[str, int], Row]) -> str:
     first = _of_arm(runs, arms[0])
     lines = [
         (
-            study_module.FROZEN,
+            FROZEN,
             "before training",
             _seeds(first),
             *_score_cells(first, "before"),
@@ -144,7 +145,7 @@ def _reasons(name: str) -> dict[str, str]:
     path = _STUDIES / f"{name}.yaml"
     if not path.is_file():
         return {}
-    return {arm.name: arm.reason for arm in study_module.read_study(path).arms}
+    return {arm.name: arm.reason for arm in read_study(path).arms}
 
 
 def _of_arm(runs: Mapping[tuple[str, int], Row], arm: str) -> list[Row]:

@@ -60,7 +60,9 @@ def run_train_steps(
         BackendUnavailableError: the benchmarks are not installed with the package.
     """
     module = _bench_module("end_to_end.train_step")
-    chosen = [*map(module.objective_arm, objectives), *map(module.parse_arm, arms)]
+    from jsarag.study.arms import objective_arm, parse_arm
+
+    chosen = [*map(objective_arm, objectives), *map(parse_arm, arms)]
     result: dict[str, Any] = module.run(chosen, reporter=reporter, **settings)
     if append:
         rows = _bench_module("rows")

@@ -13,7 +13,18 @@ from typing import Annotated
 
 import typer
 
-from jsarag_cli import ask, bench, data, demo, doctor, evaluate, index, serve_index, train
+from jsarag_cli import (
+    ask,
+    bench,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    index,
+    serve_index,
+    train,
+)
 from jsarag_cli.output import note
 
 _CONTEXT = {
@@ -45,6 +56,7 @@ app.command("demo", rich_help_panel=_START)(demo.demo)
 app.command("doctor", rich_help_panel=_START)(doctor.doctor)
 app.command("train", rich_help_panel=_RUNS)(train.train)
 app.command("eval", rich_help_panel=_RUNS)(evaluate.evaluate)
+app.command("compare", rich_help_panel=_RUNS)(compare.compare)
 app.command("ask", rich_help_panel=_RUNS)(ask.ask)
 app.add_typer(index.app, name="index", rich_help_panel=_SEARCH)
 app.command("serve-index", rich_help_panel=_SEARCH)(serve_index.serve_index)

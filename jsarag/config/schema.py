@@ -126,12 +126,15 @@ class TrainConfig(Group):
 
     max_steps: int = Field(default=100, ge=0)
     max_seconds: float | None = Field(
-        default=None, gt=0, description="stop at this much training time"
+        default=None,
+        gt=0,
+        description="stop at this much training time; the learning rate falls with it",
     )
     max_generator_forwards: int | None = Field(
         default=None,
         gt=0,
-        description="stop after this many (example, passage) pairs through the generator",
+        description="stop after this many (example, passage) pairs through the generator; the "
+        "learning rate falls with it",
     )
     batch_size: int = Field(default=16, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)

@@ -33,7 +33,7 @@ class OptimizerSettings:
     schedule: Schedule
 
 
-def schedule_factor(schedule: Schedule, step: int, warmup_steps: int, total_steps: int) -> float:
+def schedule_factor(schedule: Schedule, step: float, warmup_steps: int, total_steps: int) -> float:
     """Factor on the peak learning rate for the update after ``step`` completed ones.
 
     Rises linearly over ``warmup_steps``, then stays, falls linearly, or falls as a half cosine to

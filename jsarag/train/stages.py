@@ -29,15 +29,20 @@ class Stage:
     batches: BatchSchedule
     steps: int
 
-    def learning_rate_factor(self, config: Config, step: int) -> float:
+    def learning_rate_factor(self, config: Config, step: int, spent: float = 0.0) -> float:
         """Factor on the peak learning rates for the update after ``step`` completed ones.
+
+        ``spent``: share of another limit (seconds, the generator's work) that is used up; the rate
+        falls by whichever limit comes first, so that arms of one budget all end annealed.
 
         The generator's own stages rise and then stay: what follows (training, decoding) wants a
         settled generator, not one whose learning rate was annealed for that stage alone.
         """
         settings = config.train
         if self.kind == "train":
-            return schedule_factor(settings.schedule, step, settings.warmup_steps, self.steps)
+            rise = settings.warmup_steps
+            place = step if step < rise else max(step, spent * self.steps)
+            return schedule_factor(settings.schedule, place, rise, self.steps)
         rise = min(settings.warmup_steps, self.steps)
         return schedule_factor("constant", step, rise, self.steps)
 

@@ -124,15 +124,15 @@ class TrainingRun:
     def goes_on(self) -> bool:
         """Whether another step of the stage is to be made; saves and raises on a stop signal."""
         self.stop_if_asked()
-        return self.step < self.stage.steps and not (self.stage.kind == "train" and self._spent())
+        granted = self.stage.kind != "train" or self._spent() < 1
+        return self.step < self.stage.steps and granted
 
-    def _spent(self) -> bool:
-        """Whether the time or the generator's work that was granted is used up."""
-        limits = self.config.train
-        return (limits.max_seconds is not None and self.progress.seconds >= limits.max_seconds) or (
-            limits.max_generator_forwards is not None
-            and self.progress.generator_forwards >= limits.max_generator_forwards
-        )
+    def _spent(self) -> float:
+        """Share of the time or of the generator's work that was granted and is used up."""
+        limits, progress = self.config.train, self.progress
+        time = progress.seconds / limits.max_seconds if limits.max_seconds else 0.0
+        work = limits.max_generator_forwards
+        return max(time, progress.generator_forwards / work if work else 0.0)
 
     def batch(self, micro_batch: int) -> Batch:
         """A batch of the step that comes next."""
@@ -158,7 +158,7 @@ class TrainingRun:
 
     def learning_rate_factor(self) -> float:
         """Factor on the peak learning rates for the coming update."""
-        return self.stage.learning_rate_factor(self.config, self.step)
+        return self.stage.learning_rate_factor(self.config, self.step, self._spent())
 
     # ---- after a batch, after a step -------------------------------------------------------
 

@@ -14,6 +14,7 @@ import pytest
 VERBS = (
     "train",
     "eval",
+    "compare",
     "ask",
     "index",
     "index build",

@@ -20,11 +20,11 @@ import numpy as np
 from torch import nn
 
 from jsarag.assemble import make_parts
-from jsarag.config.load import Resolved, Setting, flag, parse_set, resolve_run
-from jsarag.errors import ConfigError
+from jsarag.config.load import Resolved, Setting, flag, resolve_run
 from jsarag.io.environment import describe_environment
 from jsarag.io.peak import forget_peak, highest_bytes
 from jsarag.io.run_dir import RunDir
+from jsarag.study.arms import Arm
 from jsarag.train.forecast import probe_run
 from jsarag.train.loop import train
 from jsarag.train.reporting import Reporter, SilentReporter
@@ -35,44 +35,6 @@ from jsarag_bench.markdown import table
 
 # The first step of a process allocates what later ones reuse.
 _UNTIMED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A name and the settings that make it differ from the recipe."""
-
-    name: str
-    settings: tuple[Setting, ...]
-
-
-def objective_arm(name: str) -> Arm:
-    """An arm that is an objective; one that never reads the posterior takes the support 'prior'.
-
-    Raises:
-        ConfigError: no such objective.
-    """
-    from jsarag.em.objectives import objective_class
-
-    supports = objective_class(name).supports
-    settings = [flag("objective.name", name, "--objectives")]
-    if "union" not in supports:
-        settings.append(flag("objective.support", supports[0], "--objectives"))
-    return Arm(name, tuple(settings))
-
-
-def parse_arm(text: str) -> Arm:
-    """Read ``NAME: group.key=value group.key=value``.
-
-    Raises:
-        ConfigError: no name, or a setting that is none.
-    """
-    name, colon, rest = text.partition(":")
-    if not name.strip() or not colon:
-        raise ConfigError(
-            f"--arm: expected 'NAME: group.key=value ...', found {text!r}; such as "
-            "'jsa-full: objective.name=jsa objective.mstep_passages=0'"
-        )
-    return Arm(name.strip(), tuple(parse_set(part) for part in rest.split()))
 
 
 def run(
@@ -101,7 +63,7 @@ def run(
         for arm in arms:
             reporter.stage(f"load {arm.name}", None)
             resolved = resolve_run(
-                dataset=dataset, recipe=recipe, overrides=[*shared, *budget, *arm.settings]
+                dataset=dataset, recipe=recipe, overrides=[*shared, *budget, *arm.overrides()]
             )
             runs[arm.name] = _start(resolved, folder / arm.name, stop)
             # What is free differs from arm to arm; chunks of one size are fair.

@@ -4,36 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from jsarag.config.load import flag
-from jsarag.errors import ConfigError
+from jsarag.study.arms import objective_arm
 from jsarag_bench.end_to_end import toy_world
-from jsarag_bench.end_to_end.train_step import (
-    objective_arm,
-    parse_arm,
-    run,
-    train_step_tables,
-)
-
-
-def test_an_arm_is_read_from_text() -> None:
-    arm = parse_arm("jsa-full: objective.name=jsa objective.mstep_passages=0")
-    assert arm.name == "jsa-full"
-    assert {s.key: s.value for s in arm.settings} == {
-        "objective.name": "jsa",
-        "objective.mstep_passages": "0",
-    }
-    for wrong in ("objective.name=jsa", ": objective.name=jsa"):
-        with pytest.raises(ConfigError, match="NAME"):
-            parse_arm(wrong)
-    with pytest.raises(ConfigError, match="nothing"):
-        parse_arm("a: objective.nothing=1")
-
-
-def test_an_objective_without_a_union_takes_a_support_it_has() -> None:
-    assert {s.key: s.value for s in objective_arm("rag").settings}["objective.support"] == "prior"
-    assert [s.key for s in objective_arm("jsa").settings] == ["objective.name"]
+from jsarag_bench.end_to_end.train_step import run, train_step_tables
 
 
 def test_steps_by_turns_are_timed_and_compared(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Several settings on the same data: run, kept row by row, and compared with intervals."""
