@@ -17,9 +17,9 @@ from jsarag.data.registry import Dataset
 from jsarag.errors import IndexStaleError
 from jsarag.index.flat import FlatIndex
 from jsarag.index.interfaces import Progress, index_spec
-from jsarag.io.checkpoint import load_checkpoint
 from jsarag.io.run_dir import RunDir
 from jsarag.models.retrievers import PartName, RetrieverParts
+from jsarag.train.kept import served_checkpoint
 from jsarag.train.probe import PROBE_FILE, Probe
 
 
@@ -76,7 +76,7 @@ def open_run(
     overrides: Iterable[Setting] = (),
     progress: Progress | None = None,
 ) -> OpenRun:
-    """Open a run folder: its last checkpoint, or its parts as they were before training.
+    """Open a run folder: the state it keeps, or its parts as they were before training.
 
     Args:
         path: a run folder that ``jsarag train`` wrote.
@@ -92,7 +92,7 @@ def open_run(
     run_dir = RunDir(path)
     run_dir.identity()
     config = load_run_config(run_dir.config_path, overrides).config
-    checkpoint = None if untrained else load_checkpoint(run_dir)
+    checkpoint = None if untrained else served_checkpoint(run_dir)
     generation = 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
     parts = make_parts(
         config,

@@ -24,16 +24,18 @@ def demo(
     No label says which passage answers a question; the retriever finds out from the answers alone.
     """
     from jsarag.config.load import resolve_run
-    from jsarag_cli.train import run_reported
+    from jsarag_cli.train import require_no_worse, run_reported
 
     resolved = resolve_run(dataset="demo", overrides=overrides)
     result = run_reported(resolved, quiet=quiet)
     if json:
         print_json({"before": result.before, "after": result.after, "seconds": result.seconds})
+        require_no_worse(result)
         return
     from jsarag_cli.scores import comparison_table
 
     console = result_console()
     console.print(comparison_table(result.before, result.after, _HEADLINE))
     console.print(f"\n{duration(result.seconds)}; the run is in {result.run_dir}", markup=False)
+    require_no_worse(result)
     console.print(f"Try: jsarag ask {result.run_dir} 'a question of your own'", markup=False)

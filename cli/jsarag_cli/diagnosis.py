@@ -80,6 +80,7 @@ def examine_run(path: Path) -> dict[str, Any]:
         *_acceptance(training),
         *_collapse(training),
         *_scores(rows),
+        *_kept(run.path),
         *_memory(rows),
         *_truncation(events),
         *_slow_station(training),
@@ -105,6 +106,24 @@ def _evidence(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     level = "fine" if last.get("verdict") == "evidence" else "warning"
     when = f"step {last.get('step', 0)}: " if len(checks) > 1 else ""
     return [_finding(level, "evidence", when + str(last.get("advice", last.get("verdict"))))]
+
+
+def _kept(path: Path) -> list[dict[str, str]]:
+    """Which state the run keeps, and why."""
+    from jsarag.io.run_dir import RunDir
+    from jsarag.train.kept import read_decision
+
+    decision = read_decision(RunDir(path))
+    if decision is None:
+        return []
+    level = "warning" if decision["worse"] else "fine"
+    advice = ""
+    if decision["worse"]:
+        advice = (
+            ". Everything after the start was worse: lower --learning-rate, or see the evidence "
+            "above; what is served is the start"
+        )
+    return [_finding(level, "kept state", decision["reason"] + advice)]
 
 
 def _acceptance(training: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

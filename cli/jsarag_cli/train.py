@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +64,25 @@ def train(
         print_json(result_record(result))
     else:
         show_result(result)
+    require_no_worse(result)
+
+
+def require_no_worse(result: TrainResult) -> None:
+    """Refuse to call a run fine that kept its start, because all it learned was worse.
+
+    Raises:
+        GuardError: it did; the run folder holds the start, and serves it.
+    """
+    from jsarag.errors import GuardError
+
+    decision = result.decision
+    if decision is not None and decision.worse:
+        raise GuardError(
+            f"{result.run_dir}: training made the retriever worse, so {decision.reason}. What is "
+            "evaluated and served is the start. Lower --learning-rate and "
+            "train.generator_learning_rate, look at the evidence check (`jsarag doctor "
+            f"{result.run_dir}`), or use an objective that leans on the prior (--objective rag)"
+        )
 
 
 def run_reported(resolved: Resolved, *, resume: bool = False, quiet: bool = False) -> TrainResult:
@@ -82,6 +102,7 @@ def result_record(result: TrainResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "generator_forwards": result.generator_forwards,
         "peak_bytes": result.peak_bytes,
+        "kept": None if result.decision is None else asdict(result.decision),
         "steps": result.steps,
     }
 

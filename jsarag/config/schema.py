@@ -163,6 +163,20 @@ class TrainConfig(Group):
         description="networks in bfloat16; none: a language model's precision is found by trying, "
         "encoders stay in float32",
     )
+    held_back: int | None = Field(
+        default=None,
+        ge=0,
+        description="training rows not trained on, which say what state to keep; none: a tenth, at "
+        "most 64; 0: no watch",
+    )
+    watch: Literal["auto", "likelihood"] = Field(
+        default="auto",
+        description="how states are measured: by gold where all held-back rows have it, or "
+        "without labels",
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best", description="the state a run ends with and serves"
+    )
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     seed: int = 1

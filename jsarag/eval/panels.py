@@ -83,6 +83,7 @@ def make_panels(rows: Sequence[Row]) -> list[Panel]:
     train = kinds.get("train", [])
     found = [
         _retrieval(kinds.get("eval", [])),
+        _watch(kinds.get("watch", [])),
         _loss(train),
         _retriever_loss(train),
         _acceptance(train),
@@ -223,6 +224,25 @@ def _distinct(rows: Sequence[Row]) -> Panel | None:
             low=0.0,
             note="First passages over the last steps. A sharp fall is retrieval collapse: every "
             "question gets the same few passages.",
+        )
+    )
+
+
+def _watch(rows: Sequence[Row]) -> Panel | None:
+    """The measure that says which state is kept; its start as the reference."""
+    if not rows:
+        return None
+    gold = rows[0].get("measure") == "gold"
+    return _panel(
+        Panel(
+            "watch",
+            "Held-back training rows",
+            "MRR@10" if gold else "log p(y|x), nats",
+            _lines(rows, {"value": ("prior", PRIOR)}),
+            low=0.0 if gold else None,
+            reference=(float(rows[0]["value"]), "start"),
+            note="The best of these states is kept"
+            + ("." if gold else "; measured without labels, by the starting generator."),
         )
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from jsarag.runs import index_folder, saved_index
 from jsarag.train.evaluation import evaluate_parts, headline
 from jsarag.train.forecast import look_ahead, modules_of, probe_run, require_fit
 from jsarag.train.guards import CollapseGuard
+from jsarag.train.kept import has_kept_state, keep_state, record_decision, restore
 from jsarag.train.loop import train
 from jsarag.train.metrics import StationClock
 from jsarag.train.optimizer import OptimizerSettings, PartOptimizer
@@ -43,6 +44,7 @@ from jsarag.train.stages import Stage, concatenation_stage, train_stage, warm_up
 from jsarag.train.state import Progress, load_state
 from jsarag.train.tracking import track
 from jsarag.train.training_run import TrainingRun, save_index
+from jsarag.train.watch import HELD_BACK, Decision, Reading, Watch, choose_measure, hold_back
 
 # What may differ between a run and its continuation.
 MAY_CHANGE = frozenset(
@@ -62,6 +64,7 @@ MAY_CHANGE = frozenset(
         "train.save_steps",
         "train.log_steps",
         "train.keep_checkpoints",
+        "train.keep",
         "index.batch_size",
         "index.cache_dir",
         "guards.strict",
@@ -96,7 +99,8 @@ class TrainResult:
 
     ``seconds`` is time at the training stations (generator warm-up included), without evaluation
     and saving; ``generator_forwards`` counts pairs through the generator there. ``peak_bytes`` is
-    the memory at its height where the models are.
+    the memory at its height where the models are. ``decision``: which state was kept, None where
+    nothing was watched.
     """
 
     run_dir: Path
@@ -106,6 +110,7 @@ class TrainResult:
     steps: int
     generator_forwards: int = 0
     peak_bytes: int = 0
+    decision: Decision | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -163,6 +168,7 @@ def _run(
     for note in (*resolved.notes, *parts.dataset.notes):
         tell(note)
     ahead.save()
+    parts.dataset = hold_back(parts.dataset, config.train.held_back, config.train.seed)
     with StopSignal() as stop:
         run = make_run(config, parts, run_dir, reporter, stop, checkpoint)
         run.forecast_bytes = ahead.peak_bytes
@@ -172,6 +178,7 @@ def _run(
         except NumericalError:
             run.save()
             raise
+        decision = _settle(run)
         after = _after(run)
     result = TrainResult(
         run_dir=run_dir.path,
@@ -181,6 +188,7 @@ def _run(
         steps=run.progress.total,
         generator_forwards=run.progress.generator_forwards,
         peak_bytes=highest_bytes(run.parts.device),
+        decision=decision,
         notes=parts.dataset.notes,
     )
     _finish(run, result, ahead.peak_bytes)
@@ -313,6 +321,7 @@ def make_run(
         clock=StationClock(parts.device, synchronise=True),
         stop=stop,
     )
+    run.watch = _watch(run)
     parts.retrievers.train()
     parts.generator.train()
     run.event(
@@ -349,9 +358,12 @@ def _train_stages(run: TrainingRun) -> None:
     if progress.stage in ("train", "done") and run.goes_on():
         progress.stage = "train"
         run.start_stage(run.stage)
+        _first_look(run)
         train(run)
     run.rebuild_if_stale()
     if progress.concat_step < settings.concat_steps:
+        if progress.concat_step == 0:
+            _settle(run)  # the generator is tuned on what will be kept
         progress.stage = "concat"
         _train_generator(run, concatenation_stage(run.config, run.n_examples))
     progress.stage = "done"
@@ -365,6 +377,53 @@ def _train_generator(run: TrainingRun, stage: Stage) -> None:
         return
     run.start_stage(stage)
     train(run)
+
+
+def _first_look(run: TrainingRun) -> None:
+    """Measure the start; of a run that goes on beyond its end, keep the state it goes on from."""
+    if run.watch is None:
+        return
+    if not run.watch.readings:
+        run.look()
+    elif run.watch.decision().kept == run.progress.step and not has_kept_state(run.run_dir):
+        keep_state(run.run_dir, run.parts, run.progress)
+
+
+def _watch(run: TrainingRun) -> Watch | None:
+    """The watch of a run that held rows back, with what it has seen so far."""
+    held = run.parts.dataset.splits.get(HELD_BACK)
+    if not held:
+        return None
+    stored = [row for row in run.run_dir.read_metrics() if row.get("kind") == "watch"]
+    settings = run.config.train
+    return Watch(
+        run.parts,
+        run.windows,
+        measure=choose_measure(settings.watch, held),
+        folder=run.run_dir.path,
+        inv_temperature=1.0 / run.config.retriever.temperature,
+        seed=settings.seed,
+        readings=map(Reading.of_row, stored),
+    )
+
+
+def _settle(run: TrainingRun) -> Decision | None:
+    """Go back to the best state, if that is not the present one; say what was decided."""
+    progress, watch = run.progress, run.watch
+    if watch is None or not watch.readings or run.config.train.keep == "last":
+        return None
+    decision = watch.decision()
+    # Joined passages were tuned on what was kept: it is part of the last state already.
+    if decision.kept != progress.step and progress.concat_step == 0 and has_kept_state(run.run_dir):
+        restore(run.run_dir, run.parts)
+        if run.parts.retrievers.passages.is_trainable:
+            run.rebuild_if_stale()
+            keep_state(run.run_dir, run.parts, replace(progress, step=decision.kept))
+    if progress.stage == "done":
+        kept = decision.kept if progress.concat_step == 0 else progress.total
+        record_decision(run.run_dir, replace(decision, kept=kept), progress.total)
+        run.event(decision.reason, "warning" if decision.worse else "info")
+    return decision
 
 
 def _after(run: TrainingRun) -> dict[str, Any]:
@@ -413,6 +472,7 @@ def _finish(run: TrainingRun, result: TrainResult, forecast_bytes: int) -> None:
         "step": result.steps,
         "seconds": result.seconds,
         "generator_forwards": result.generator_forwards,
+        "kept": None if result.decision is None else asdict(result.decision),
         "before": result.before,
         "after": result.after,
     }

@@ -29,6 +29,7 @@ from jsarag.train.back import Tape
 from jsarag.train.evaluation import evaluate_parts
 from jsarag.train.evidence import EvidenceProbe, check_evidence, make_probe
 from jsarag.train.guards import CollapseGuard
+from jsarag.train.kept import keep_state
 from jsarag.train.metrics import RunningMeans, StationClock
 from jsarag.train.optimizer import PartOptimizer
 from jsarag.train.problem import Batch, WalkBack, Windows, make_problem
@@ -37,6 +38,7 @@ from jsarag.train.signals import StopSignal
 from jsarag.train.stages import Stage, train_stage
 from jsarag.train.start import start_rows
 from jsarag.train.state import Progress, save_state
+from jsarag.train.watch import Watch, looks
 from jsarag.types import Candidates, Weights
 
 # Between steps little is in use: above this share of the forecast, most is kept for nothing.
@@ -60,6 +62,7 @@ class TrainingRun:
     stop: StopSignal
     means: RunningMeans = field(default_factory=RunningMeans)
     forecast_bytes: int = 0
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         self.rebuilds = RebuildSchedule.parse(self.config.index.rebuild_every)
@@ -71,6 +74,7 @@ class TrainingRun:
         objective = self.config.objective
         self.walk_back = WalkBack(objective.mstep_passages, objective.backprop_cutoff, self.seed)
         self.stage = train_stage(self.config, self.objective, self.n_examples)
+        self._looks = looks(self.config.train.max_steps)
         self._tape = Tape()
         self._logged_step = 0
         self._tops: list[int] = []
@@ -124,8 +128,13 @@ class TrainingRun:
     def goes_on(self) -> bool:
         """Whether another step of the stage is to be made; saves and raises on a stop signal."""
         self.stop_if_asked()
-        granted = self.stage.kind != "train" or self._spent() < 1
+        granted = self.stage.kind != "train" or (self._spent() < 1 and not self.collapsed)
         return self.step < self.stage.steps and granted
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the watch has seen the retriever lose what it began with."""
+        return self.watch is not None and self.watch.collapsed()
 
     def _spent(self) -> float:
         """Share of the time or of the generator's work that was granted and is used up."""
@@ -309,9 +318,27 @@ class TrainingRun:
                 {"kind": "eval", "step": step, "split": self.config.eval.split, **result}
             )
             self.reporter.evaluated(step, result)
+        if step in self._looks:
+            self.look()
         every = self.config.guards.evidence_every
         if every and step % every == 0 and step < settings.max_steps:
             self.check_evidence()
+
+    def look(self) -> None:
+        """Measure the present state on the rows held back, and keep it if it is the best."""
+        if self.watch is None:
+            return
+        reading = self.watch.look(self.progress.step)
+        self.run_dir.append_metrics(reading.to_row())
+        if self.watch.decision().kept == reading.step:
+            keep_state(self.run_dir, self.parts, self.progress)
+        if self.collapsed:
+            self.event(
+                f"step {reading.step}: the retriever has lost what it began with "
+                f"({reading.measure} {reading.mean:.3f} on held-back rows, "
+                f"{self.watch.readings[0].mean:.3f} at the start); training stops",
+                "warning",
+            )
 
     def evidence_probe(self) -> EvidenceProbe:
         """The check's examples and lists: made before training, read back ever after."""

@@ -94,6 +94,7 @@ class FakeTraining:
     before: Mapping[str, Any] = field(default_factory=lambda: scores(0.25))
     after: Mapping[str, Any] = field(default_factory=lambda: scores(0.75))
     raises: BaseException | None = None
+    decision: Any = None
     resolved: Any = None
     resume: bool | None = None
 
@@ -110,7 +111,7 @@ class FakeTraining:
         if self.raises is not None:
             raise self.raises
         reporter.finished({"seconds": 1.5, "run_dir": "runs/x"})
-        return Result(Path("runs/x"), self.before, self.after, 1.5, 4)
+        return Result(Path("runs/x"), self.before, self.after, 1.5, 4, decision=self.decision)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Result:
     after: Mapping[str, Any]
     seconds: float
     steps: int
+    generator_forwards: int = 120
+    peak_bytes: int = 1 << 30
+    decision: Any = None
     notes: tuple[str, ...] = ()
 
 

@@ -23,6 +23,7 @@ from jsarag.errors import (
     NumericalError,
     PreemptedError,
 )
+from jsarag.train.watch import Decision
 from jsarag_cli.settings import DEMO_FLAGS, EVAL_FLAGS, TRAIN_FLAGS
 
 Cli = Callable[..., Any]
@@ -138,7 +139,20 @@ class TestResults:
             "after": training.after,
             "seconds": 1.5,
             "steps": 4,
+            "generator_forwards": 120,
+            "peak_bytes": 1 << 30,
+            "kept": None,
         }
+
+    def test_a_run_that_kept_its_start_is_shown_and_fails(self, cli: Cli, training: Any) -> None:
+        decision = Decision(kept=0, worse=True, reason="the start is kept; MRR@10 fell")
+        training.decision = decision
+        ended = cli("train", "--dataset", "demo")
+        assert ended.code == 6
+        assert "prior R@1" in ended.out
+        assert "the start is kept; MRR@10 fell" in ended.err
+        assert "Lower --learning-rate" in ended.err
+        assert cli("demo").code == 6
 
     def test_progress_goes_to_stderr_unless_quiet(self, cli: Cli, training: Any) -> None:
         loud = cli("train", "--dataset", "demo", "--json")

@@ -38,6 +38,7 @@ SETTINGS: Mapping[str, Any] = {
     "train.learning_rate": 1e-2,
     "train.warmup_steps": 3,
     "train.log_steps": 1,
+    "train.held_back": 0,
     "train.threads": 1,
     "guards.evidence_every": 0,
     "guards.evidence_examples": 16,
