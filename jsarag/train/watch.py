@@ -10,6 +10,7 @@ The decision is one rule on numbers (:func:`decide`), so a continued run comes t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,17 +100,16 @@ def hold_back(dataset: Dataset, wanted: int | None, seed: int) -> Dataset:
     if count <= 0 or (wanted is None and count < _LEAST):
         return dataset
     names = [example.dialogue_id or f"row {place}" for place, example in enumerate(train)]
-    distinct = list(dict.fromkeys(names))
+    sizes = Counter(names)
+    distinct = list(sizes)
     held: set[str] = set()
     rows = 0
-    sizes = {name: names.count(name) for name in distinct} if len(distinct) < len(names) else {}
     for place in randomness.permutation(seed, HELD_BACK, 0, len(distinct)).tolist():
         name = distinct[place]
-        size = sizes.get(name, 1)
-        if rows and rows + size > count:
+        if rows and rows + sizes[name] > count:
             continue
         held.add(name)
-        rows += size
+        rows += sizes[name]
         if rows >= count:
             break
     if rows >= len(train):
