@@ -20,7 +20,7 @@ from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
 from jsarag.data.registry import Dataset
 from jsarag.em.chains import ChainStore
-from jsarag.errors import CheckpointError, NumericalError
+from jsarag.errors import CheckpointError, GuardError, NumericalError
 from jsarag.eval.evaluate import METRICS_FILE, Evaluation, write
 from jsarag.eval.evaluate import Progress as EvalProgress
 from jsarag.index.flat import FlatIndex
@@ -177,6 +177,10 @@ def _run(
             _train_stages(run)
         except NumericalError:
             run.save()
+            _record_kept(run)
+            raise
+        except GuardError:  # which has saved already
+            _record_kept(run)
             raise
         decision = _settle(run)
         after = _after(run)
@@ -360,6 +364,7 @@ def _train_stages(run: TrainingRun) -> None:
         run.start_stage(run.stage)
         _first_look(run)
         train(run)
+        _last_look(run)
     run.rebuild_if_stale()
     if progress.concat_step < settings.concat_steps:
         if progress.concat_step == 0:
@@ -387,6 +392,19 @@ def _first_look(run: TrainingRun) -> None:
         run.look()
     elif run.watch.decision().kept == run.progress.step and not has_kept_state(run.run_dir):
         keep_state(run.run_dir, run.parts, run.progress)
+
+
+def _last_look(run: TrainingRun) -> None:
+    """Measure the end, wherever time or a collapse put it."""
+    if run.watch is not None and run.watch.readings[-1].step != run.progress.step:
+        run.look()
+
+
+def _record_kept(run: TrainingRun) -> None:
+    """Of a run that was stopped: what is to be served until it goes on."""
+    watch = run.watch
+    if watch is not None and watch.readings and run.config.train.keep == "best":
+        record_decision(run.run_dir, watch.decision(), run.progress.total)
 
 
 def _watch(run: TrainingRun) -> Watch | None:

@@ -38,7 +38,7 @@ from jsarag.train.signals import StopSignal
 from jsarag.train.stages import Stage, train_stage
 from jsarag.train.start import start_rows
 from jsarag.train.state import Progress, save_state
-from jsarag.train.watch import Watch, looks
+from jsarag.train.watch import LOOKS, Watch, looks
 from jsarag.types import Candidates, Weights
 
 # Between steps little is in use: above this share of the forecast, most is kept for nothing.
@@ -75,6 +75,7 @@ class TrainingRun:
         self.walk_back = WalkBack(objective.mstep_passages, objective.backprop_cutoff, self.seed)
         self.stage = train_stage(self.config, self.objective, self.n_examples)
         self._looks = looks(self.config.train.max_steps)
+        self._looked_share = int(LOOKS * self._spent())
         self._tape = Tape()
         self._logged_step = 0
         self._tops: list[int] = []
@@ -318,7 +319,9 @@ class TrainingRun:
                 {"kind": "eval", "step": step, "split": self.config.eval.split, **result}
             )
             self.reporter.evaluated(step, result)
-        if step in self._looks:
+        share = int(LOOKS * self._spent())
+        if step in self._looks or share > self._looked_share:
+            self._looked_share = share
             self.look()
         every = self.config.guards.evidence_every
         if every and step % every == 0 and step < settings.max_steps:

@@ -35,7 +35,8 @@ START_GENERATOR = "start_generator.safetensors"
 _MOST, _LEAST = 64, 8
 # A collapse is to be seen within this many steps.
 _FIRST_LOOK = 20
-_LOOKS = 8
+# Looks in a run, by steps or by shares of another limit.
+LOOKS = 8
 # Passages the likelihood is averaged over, by the prior's probabilities among them.
 _PASSAGES = 4
 _BATCH = 64
@@ -122,7 +123,7 @@ def hold_back(dataset: Dataset, wanted: int | None, seed: int) -> Dataset:
 
 def looks(max_steps: int) -> frozenset[int]:
     """The steps after which a run is measured: about eight times, the first within 20 steps."""
-    every = max(max_steps // _LOOKS, 1)
+    every = max(max_steps // LOOKS, 1)
     return frozenset({min(_FIRST_LOOK, every), *range(every, max_steps + 1, every), max_steps})
 
 

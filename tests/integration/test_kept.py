@@ -103,6 +103,27 @@ def test_a_continued_run_decides_alike(train_toy: Callable[..., TrainResult]) ->
     assert decision["last"] == 24
 
 
+def test_a_run_with_another_limit_is_measured_to_its_end(
+    train_toy: Callable[..., TrainResult],
+) -> None:
+    limit = {"train.max_generator_forwards": 1200, "train.max_steps": 100_000}
+    result = train_toy("limited", {**WATCHED, **limit})
+    steps = [row["step"] for row in watched(result)]
+    assert 1200 <= result.generator_forwards < 1200 + 16 * 50
+    assert len(steps) > 5
+    assert steps[-1] == result.steps
+
+
+def test_a_run_that_a_guard_stopped_serves_what_it_kept(
+    train_easy: Callable[..., TrainResult], tmp_path: Path
+) -> None:
+    guarded = {"guards.collapse_window": 2, "guards.min_distinct_ratio": 0.9}
+    with pytest.raises(GuardError):
+        train_easy({**WILD, **guarded, "train.max_steps": 24})
+    opened = open_run(tmp_path / "easy")
+    assert opened.step == 0
+
+
 def test_the_command_line_ends_with_6_and_a_way_out(
     easy_folder: Path, toy_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
