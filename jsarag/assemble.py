@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from jsarag.config.load import Resolved
 from jsarag.config.schema import Config, LoraConfig
 from jsarag.data.registry import Dataset, load_dataset
 from jsarag.em.chains import ChainStore
-from jsarag.em.objectives import Objective, make_objective, objective_class
+from jsarag.em.objectives import Objective, make_objective
 from jsarag.em.problem import EMSettings
 from jsarag.errors import BackendUnavailableError, ConfigError
 from jsarag.index.flat import FlatIndex
@@ -193,26 +192,6 @@ def make_em_settings(config: Config) -> EMSettings:
         evidence_weight=objective.evidence_weight,
         detach_posterior_from_passages=objective.detach_posterior_from_passages,
         seed=config.train.seed,
-    )
-
-
-def fit_support(resolved: Resolved) -> Resolved:
-    """The same run on a support its objective is defined on, where a recipe or nobody chose one.
-
-    A recipe's support suits its own objective; who names another objective should not have to know.
-    A support that the user set is left alone, right or wrong.
-    """
-    config, key = resolved.config, "objective.support"
-    name, support = config.objective.name, config.objective.support
-    supports = objective_class(name).supports
-    source = resolved.sources.get(key, "default")
-    if support in supports or not source.startswith(("default", "recipe")):
-        return resolved
-    objective = config.objective.model_copy(update={"support": supports[0]})
-    return Resolved(
-        config.model_copy(update={"objective": objective}),
-        {**resolved.sources, key: f"objective {name}"},
-        (*resolved.notes, f"{key}: '{name}' is not defined on {support}; {supports[0]} is used"),
     )
 
 

@@ -175,12 +175,11 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import datetime
 
     from jsarag.io.atomic import to_json
+    from jsarag.io.lines import append_line
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(to_json({"date": date, **row}) + "\n")
+    for row in rows:
+        append_line(path, to_json({"date": date, **row}))
 
 
 def _points(value: float | None) -> str:

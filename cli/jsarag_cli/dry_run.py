@@ -22,8 +22,9 @@ def show_plan(resolved: Resolved, *, as_json: bool) -> None:
     Raises:
         DataError: the data cannot be read. MemoryForecastError: the run would not fit.
     """
-    from jsarag.assemble import fit_support, make_dataset, make_device, make_models
+    from jsarag.assemble import make_dataset, make_device, make_models
     from jsarag.train.forecast import free_bytes, look_ahead, probe_run, require_fit
+    from jsarag.train.support import fit_support
 
     resolved = fit_support(resolved)
     config = resolved.config

@@ -20,6 +20,7 @@ from typing import Any
 from jsarag.errors import CheckpointError
 from jsarag.io.atomic import clean_leftovers, to_json, write_json, write_jsonl, write_text
 from jsarag.io.environment import describe_environment
+from jsarag.io.lines import append_line
 
 FORMAT_VERSION = 1
 # Held until the process ends: POSIX record locks belong to the process and vanish when any
@@ -150,7 +151,7 @@ class RunDir:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one row to ``metrics.jsonl``; it is on file when the call returns."""
-        _append_line(self.metrics_path, to_json(row))
+        append_line(self.metrics_path, to_json(row))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every whole row of ``metrics.jsonl``; a line cut short by a crash is dropped."""
@@ -180,7 +181,7 @@ class RunDir:
 
     def log_event(self, text: str) -> None:
         """Append one dated line to ``events.log``."""
-        _append_line(self.events_path, f"{_now()} {' '.join(text.splitlines())}")
+        append_line(self.events_path, f"{_now()} {' '.join(text.splitlines())}")
 
     def _never_began(self) -> bool:
         """Whether all the folder holds is what was written before there was anything to keep."""
@@ -280,21 +281,6 @@ def _differences(
         for key in sorted(old.keys() | new.keys())
         if key not in ignore and old.get(key, ...) != new.get(key, ...)
     ]
-
-
-def _append_line(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # a crash cut the last line short: do not glue onto it
-                _drop_torn_line(path)
-        file.write(line.encode() + b"\n")
-
-
-def _drop_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _now() -> str:

@@ -7,7 +7,6 @@ kill is not repeated and what was half finished goes on. Rows are on disk as soo
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 from jsarag.errors import CheckpointError, JsaragError
 from jsarag.io.atomic import to_json, write_text
 from jsarag.io.environment import describe_environment
+from jsarag.io.lines import append_line
 from jsarag.study.arms import Arm, Study
 from jsarag.train.reporting import Reporter
 
@@ -97,10 +97,7 @@ def _row(
     reporter.event(f"arm {arm.name}, seed {seed}: jsarag train {' '.join(command)}")
     result = _train([*train, *command], arm, seed)
     row = _run_row(study, arm, seed, result, command, folder)
-    with (folder / ROWS_FILE).open("a", encoding="utf-8") as file:
-        file.write(to_json(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(folder / ROWS_FILE, to_json(row), durable=True)
     write_text(finished, to_json({"command": _public(command, study.dataset), "row": row}))
     return row
 

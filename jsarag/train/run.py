@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from jsarag.assemble import OpenIndex, Parts, fit_support, make_parts, make_run_objective
+from jsarag.assemble import OpenIndex, Parts, make_parts, make_run_objective
 from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
 from jsarag.data.registry import Dataset
@@ -42,6 +42,7 @@ from jsarag.train.reporting import Level, Reporter, SilentReporter
 from jsarag.train.signals import StopSignal
 from jsarag.train.stages import Stage, concatenation_stage, train_stage, warm_up_stage
 from jsarag.train.state import Progress, load_state
+from jsarag.train.support import fit_support
 from jsarag.train.tracking import track
 from jsarag.train.training_run import TrainingRun, save_index
 from jsarag.train.watch import HELD_BACK, Decision, Reading, Watch, choose_measure, hold_back

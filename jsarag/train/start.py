@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jsarag.assemble import Parts
 from jsarag.errors import CheckpointError
+from jsarag.io.tensors import load_tensors, save_tensors
 from jsarag.train.problem import Windows, excluded_rows
 
-START_FILE = "start.npy"
+START_FILE = "start.safetensors"
+_ROWS = "rows"
 _BATCH = 256
 
 
@@ -52,6 +53,5 @@ def start_rows(folder: Path, parts: Parts, windows: Windows, k: int, *, begun: b
                 f"{path}: expected what the prior retrieved before training, found no file, and "
                 "the prior has been trained since; start the run again in another --output-dir"
             )
-        with path.open("wb") as file:
-            np.save(file, search_all(parts, windows, k).numpy(), allow_pickle=False)
-    return torch.from_numpy(np.load(path, allow_pickle=False))
+        save_tensors(path, {_ROWS: search_all(parts, windows, k)})
+    return load_tensors(path)[_ROWS]

@@ -1,14 +1,15 @@
-"""What assembling adds to a configuration: a support that the objective is defined on."""
+"""A support that the objective is defined on, whatever the recipe."""
 
 from __future__ import annotations
 
 import pytest
 
-from jsarag.assemble import fit_support, make_run_objective
+from jsarag.assemble import make_run_objective
 from jsarag.config.load import flag, resolve_run
 from jsarag.em.chains import ChainStore
 from jsarag.em.objectives import objective_class, objective_names
 from jsarag.errors import ConfigError
+from jsarag.train.support import fit_support
 
 
 @pytest.mark.parametrize("name", objective_names())
