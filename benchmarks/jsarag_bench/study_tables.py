@@ -48,9 +48,11 @@ def study_tables(name: str, rows: Iterable[Row]) -> str:
         )
     parts = [_about(list(runs.values())), _scores(name, runs)]
     if comparisons:
+        over_seeds = all("seeds" in row.get("resampled", ()) for row in comparisons.values())
+        resampled = "whole dialogues and seeds" if over_seeds else "whole dialogues"
         parts += [
             "Differences in points, averaged over seeds per example, with 95 % intervals over "
-            "whole dialogues; bold where the interval leaves 0 out.",
+            f"{resampled}; bold where the interval leaves 0 out.",
             _differences(name, list(comparisons.values())),
         ]
     return "\n\n".join(parts)

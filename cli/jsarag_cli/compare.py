@@ -5,6 +5,7 @@ Parses and prints; what is run and how it is summed up is ``jsarag.study``'s.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,10 @@ def compare(
             help="A further arm with settings of its own; repeatable.",
         ),
     ] = [],  # noqa: B006 - typer copies it
-    seeds: Annotated[str, typer.Option(metavar="N|A,B,...", help="How many, or which.")] = "1",
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N|A,B,...", help="How many, or which; default: 1, or the study's."),
+    ] = None,
     budget: Annotated[
         str,
         typer.Option(metavar="WHAT=N", help="steps=N, seconds=N or generator-forwards=N an arm."),
@@ -50,7 +54,12 @@ def compare(
         ),
     ] = [],  # noqa: B006 - typer copies it
     study: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Arms, seeds and settings in YAML.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Data set, arms, seeds and settings in YAML; flags for seeds, budget, settings "
+            "and --against go before it, --arm adds to it.",
+        ),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder that holds the data sets a study names.")
@@ -68,25 +77,38 @@ def compare(
 ) -> None:
     """Train several arms on the same data and say with intervals which is better."""
     from jsarag.errors import ConfigError
+    from jsarag.study.arms import read_study
     from jsarag_cli.comparing import compare_runs, run_and_summarise, show_runs, show_summary
 
+    not_with_study: dict[str, object] = {
+        "--dataset": dataset,
+        "--recipe": recipe,
+        "--arms": arms,
+    }
     if runs:
+        given = not_with_study | {"--arm": arm, "--seeds": seeds, "--budget": budget}
+        given |= {"--against": against, "--study": study, "--data-root": data_root}
+        given |= {"--output-dir": output_dir, "--results": results, "settings": overrides}
+        _refuse("RUN ...", "finished runs are compared as they are", given)
         found = compare_runs(runs)
         if json:
             print_json(found)
         else:
             show_runs(found)
         return
-    if study is None and dataset is None:
+    if study is not None:
+        reason = "the file names data set, recipe and arms; --arm adds to them"
+        _refuse("--study", reason, not_with_study)
+        chosen = read_study(study, data_root)
+    elif dataset is not None:
+        _refuse("--dataset", "it is a study's", {"--data-root": data_root})
+        chosen = _from_flags(dataset, recipe, arms)
+    else:
         raise ConfigError(
             "compare: expected run folders, --study FILE, or --dataset with --arms; such as "
             "`jsarag compare --dataset demo --arms jsa,rag --budget steps=20`"
         )
-    chosen = (
-        _from_file(study, data_root)
-        if study is not None
-        else _from_flags(dataset or "", recipe, arms, arm, seeds, budget, against, overrides)
-    )
+    chosen = _with_flags(chosen, arm, seeds, budget, against, overrides)
     folder = output_dir or Path("runs") / f"compare-{chosen.name}"
     with make_reporter(quiet=quiet) as reporter:
         summary = run_and_summarise(chosen, folder, reporter, results)
@@ -96,48 +118,55 @@ def compare(
         show_summary(chosen, summary, folder)
 
 
-def _from_file(path: Path, data_root: Path | None) -> Study:
-    from dataclasses import replace
+def _refuse(what: str, reason: str, given: Mapping[str, object]) -> None:
+    """Refuse flags that would be ignored.
 
-    from jsarag.study.arms import read_study
+    Raises:
+        ConfigError: one was given.
+    """
+    from jsarag.errors import ConfigError
 
-    study = read_study(path)
-    inside = data_root / study.dataset if data_root is not None else None
-    if inside is None or not inside.is_dir():
-        return study
-    return replace(study, dataset=str(inside.resolve()))
+    for name, value in given.items():
+        if value:
+            raise ConfigError(f"compare {what}: expected no {name}, {reason}; leave it out")
 
 
-def _from_flags(
-    dataset: str,
-    recipe: str | None,
-    arms: str,
-    arm: list[str],
-    seeds: str,
-    budget: str,
-    against: list[str],
-    overrides: Overrides,
-) -> Study:
-    from jsarag.study.arms import (
-        FROZEN,
-        Study,
-        objective_arm,
-        parse_arm,
-        parse_budget,
-        parse_seeds,
-        setting_text,
-    )
+def _from_flags(dataset: str, recipe: str | None, arms: str) -> Study:
+    from jsarag.study.arms import Study, objective_arm
 
     names = [name.strip() for name in arms.split(",") if name.strip()]
-    chosen = [*map(objective_arm, names), *map(parse_arm, arm)]
-    common = {setting.key: setting_text(setting.value) for setting in overrides}
     folder = Path(dataset).expanduser()
     return Study(
         name=folder.name,
         dataset=str(folder.resolve()) if folder.is_dir() else dataset,
         recipe=recipe,
-        seeds=parse_seeds(seeds),
-        arms=chosen,
-        common=common | (parse_budget(budget) if budget else {}),
-        against=against or [FROZEN, *(found.name for found in chosen[:1])],
+        seeds=[1],
+        arms=[objective_arm(name) for name in names],
+        against=[],
+    )
+
+
+def _with_flags(
+    study: Study,
+    arm: list[str],
+    seeds: str | None,
+    budget: str,
+    against: list[str],
+    overrides: Overrides,
+) -> Study:
+    """The study with what flags say of it, checked."""
+    from dataclasses import replace
+
+    from jsarag.study.arms import FROZEN, parse_arm, parse_budget, parse_seeds, setting_text
+
+    arms = [*study.arms, *map(parse_arm, arm)]
+    common = {**study.common}
+    common |= {setting.key: setting_text(setting.value) for setting in overrides}
+    common |= parse_budget(budget) if budget else {}
+    return replace(
+        study,
+        seeds=study.seeds if seeds is None else parse_seeds(seeds),
+        arms=arms,
+        common=common,
+        against=against or study.against or [FROZEN, *(found.name for found in arms[:1])],
     ).check()

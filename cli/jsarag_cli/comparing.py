@@ -11,16 +11,19 @@ from jsarag_cli.output import duration, note, result_console, size, table
 
 if TYPE_CHECKING:
     from jsarag.study.arms import Study
-    from jsarag.study.summary import Summary
+    from jsarag.study.summary import ArmDifference, Summary
     from jsarag.train.reporting import Reporter
 
-# Metric -> its head in a terminal; the page and --json have all.
+# Metric -> its head in a terminal, which is narrow; the page and --json have all.
 _SHOWN = {
     "prior R@1": "R@1",
     "prior R@10": "R@10",
     "prior MRR@10": "MRR@10",
     "posterior R@1": "posterior R@1",
+    "generation EM": "EM",
     "generation F1": "F1",
+    "generation BLEU-4": "BLEU",
+    "generation ROUGE-L": "ROUGE",
 }
 _COMPARED = {"prior R@1": "R@1", "posterior R@1": "posterior R@1", "generation F1": "F1"}
 
@@ -28,41 +31,42 @@ _COMPARED = {"prior R@1": "R@1", "posterior R@1": "posterior R@1", "generation F
 def run_and_summarise(
     study: Study, folder: Path, reporter: Reporter, results: Path | None
 ) -> Summary:
-    """Run what is not finished, compare, and write the page.
+    """Run what is not finished, compare, and write the page and the picture.
 
     Args:
         study: the arms.
         folder: of the runs.
         reporter: told what runs.
         results: a file that gets the rows of this study, too; None for none.
+
+    Raises:
+        BackendUnavailableError: arms are to be compared with BM25, and bm25s is missing.
     """
     from jsarag.study.page import write_page
-    from jsarag.study.reference import bm25_predictions, has_bm25
+    from jsarag.study.picture import write_picture
+    from jsarag.study.rows import add_row
     from jsarag.study.runner import run_study
     from jsarag.study.summary import comparison_rows, summarise
 
+    with_bm25 = _has_bm25(study, reporter)
     # The module and not the script: arms must use the package this was started from.
-    train = [sys.executable, "-m", "jsarag_cli", "train"]
-    rows = run_study(study, folder, train, reporter)
-    references = {}
-    if has_bm25():
-        dataset, data = _data(study)
-        references = bm25_predictions(
-            dataset,
-            study.common.get("eval.split", "dev"),
-            context_turns=data.context_turns,
-            posterior_turns=data.posterior_turns,
-        )
-    summary = summarise(study, rows, folder, references)
+    program = [sys.executable, "-m", "jsarag_cli"]
+    copies = [] if results is None else [results]
+    rows = run_study(study, folder, program, reporter, copies)
+    reporter.stage("compare", None)
+    summary = summarise(study, rows, folder, _references(study) if with_bm25 else {})
     write_page(study, summary, folder)
-    if results is not None:
-        _append(results, [*rows, *comparison_rows(study, summary)])
+    write_picture(summary, folder)
+    for path in copies:
+        for row in comparison_rows(study, summary):
+            add_row(path, row)
     return summary
 
 
 def show_summary(study: Study, summary: Summary, folder: Path) -> None:
     """A line per arm, and the differences with their intervals."""
     from jsarag.study.page import PAGE_FILE
+    from jsarag.study.picture import PICTURE_FILE
 
     console = result_console()
     shown = [name for name in _SHOWN if any(name in arm.metrics for arm in summary.arms)]
@@ -71,7 +75,7 @@ def show_summary(study: Study, summary: Summary, folder: Path) -> None:
     for arm in summary.arms:
         made.add_row(
             arm.name,
-            *(_points(arm.metrics.get(name)) for name in shown),
+            *(_points(name, arm.metrics.get(name)) for name in shown),
             "-" if arm.steps is None else f"{arm.steps:,.0f}",
             "-" if arm.seconds is None else duration(arm.seconds),
             "-" if arm.generator_forwards is None else f"{arm.generator_forwards:,.0f}",
@@ -82,16 +86,21 @@ def show_summary(study: Study, summary: Summary, folder: Path) -> None:
     found = table("in points", *(_COMPARED[name] for name in compared), numbers=range(1, 4))
     by_pair: dict[tuple[str, str], dict[str, str]] = {}
     for item in summary.differences:
-        text = _difference(item.difference, item.low, item.high)
+        text = _difference(item)
         by_pair.setdefault((item.arm, item.against), {})[item.metric] = text
     for (arm_name, against), cells in by_pair.items():
         found.add_row(f"{arm_name} - {against}", *(cells.get(name, "-") for name in compared))
-    console.print()
-    console.print(found)
+    if by_pair:
+        console.print()
+        console.print(found)
+    for arm in summary.arms:
+        for seed, reason in arm.stopped.items():
+            note(f"{arm.name}, seed {seed}: {reason}", level="warning")
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
+    files = [name for name in (PAGE_FILE, PICTURE_FILE) if (folder / name).is_file()]
     console.print(
-        f"\n95 % intervals over whole dialogues, {seeds}; bold leaves 0 out. "
-        f"The runs and {PAGE_FILE} are in {folder}",
+        f"\n95 % intervals over whole dialogues and {seeds}; bold leaves 0 out. "
+        f"The runs, {' and '.join(files)} are in {folder}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -99,17 +108,19 @@ def show_summary(study: Study, summary: Summary, folder: Path) -> None:
 
 
 def compare_runs(runs: Sequence[Path]) -> dict[str, Any]:
-    """Finished runs against the first: paired differences of their last evaluations.
+    """Finished runs against the first: paired differences of their evaluations.
 
     Returns:
         ``{"runs": [...], "comparisons": [{"run", "against", ...}]}``; a comparison as
         :meth:`jsarag.eval.compare.Comparison.to_json` gives it.
 
     Raises:
-        ConfigError: fewer than two runs. DataError, CheckpointError: one has not been evaluated.
+        ConfigError: fewer than two runs.
+        CheckpointError: one is no run.
+        DataError: one has not been evaluated, or shares no example with the first.
     """
     from jsarag.config.load import load_run_config
-    from jsarag.errors import ConfigError
+    from jsarag.errors import ConfigError, DataError
     from jsarag.eval.compare import compare_predictions, read_predictions
     from jsarag.io.run_dir import RunDir
 
@@ -124,6 +135,12 @@ def compare_runs(runs: Sequence[Path]) -> dict[str, Any]:
     comparisons = []
     for path, found in zip(runs[1:], predictions[1:], strict=True):
         comparison = compare_predictions(predictions[0], found)
+        if not comparison.rows:
+            raise DataError(
+                f"expected a run scored on the examples of {runs[0]}, found none of them; compare "
+                "runs on the same data and split",
+                path=path,
+            )
         if comparison.dropped:
             note(
                 f"{path}: {comparison.dropped} examples only one of the two runs was scored on are "
@@ -161,31 +178,50 @@ def show_runs(found: Mapping[str, Any]) -> None:
         console.print(made)
 
 
-def _data(study: Study) -> tuple[Any, Any]:
-    """The study's data set and the settings that say how much of it is read."""
+def _has_bm25(study: Study, reporter: Reporter) -> bool:
+    """Whether BM25 can stand beside the arms; refuses before hours of training where it must."""
+    from jsarag.errors import BackendUnavailableError
+    from jsarag.study.arms import BM25, BM25_RESPONSE
+    from jsarag.study.reference import has_bm25
+
+    if has_bm25():
+        return True
+    wanted = [name for name in study.against if name in (BM25, BM25_RESPONSE)]
+    if wanted:
+        raise BackendUnavailableError(
+            f"--against {wanted[0]}: BM25 is the package bm25s, which is not installed; "
+            "pip install 'jsarag[eval]'"
+        )
+    reporter.event("BM25 is left out: bm25s is not installed; pip install 'jsarag[eval]'")
+    return False
+
+
+def _references(study: Study) -> dict[str, list[dict[str, Any]]]:
+    """BM25's rankings of the study's examples."""
     from jsarag.assemble import make_dataset
-    from jsarag.config.load import parse_set, resolve_run
+    from jsarag.study.reference import bm25_predictions
 
-    overrides = [parse_set(f"{key}={value}") for key, value in study.common.items()]
-    config = resolve_run(dataset=study.dataset, recipe=study.recipe, overrides=overrides).config
-    return make_dataset(config, (config.eval.split,)), config.data
-
-
-def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    import datetime
-
-    from jsarag.io.atomic import to_json
-    from jsarag.io.lines import append_line
-
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    for row in rows:
-        append_line(path, to_json({"date": date, **row}))
+    config = study.config()
+    split = config.eval.split
+    return bm25_predictions(
+        make_dataset(config, (split,)),
+        split,
+        context_turns=config.data.context_turns,
+        posterior_turns=config.data.posterior_turns,
+    )
 
 
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def _points(metric: str, value: float | None) -> str:
+    from jsarag.study.summary import in_points
+
+    return "-" if value is None else f"{in_points(metric, value):.1f}"
 
 
-def _difference(value: float, low: float, high: float) -> str:
-    text = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def _difference(item: ArmDifference) -> str:
+    from jsarag.study.summary import in_points
+
+    value, low, high = (
+        in_points(item.metric, number) for number in (item.difference, item.low, item.high)
+    )
+    text = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
     return f"[bold]{text}[/]" if low > 0 or high < 0 else text

@@ -35,7 +35,7 @@ PALETTE = (
 _WIDTH, _HEIGHT = 6.4, 3.6
 _CHARACTER = 0.1  # inches a character of a label takes, semi-bold
 _INK, _SOFT, _GRID = "#1b2330", "#5d6878", "#e3e7ee"
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10.0,
     "axes.edgecolor": _GRID,
@@ -85,7 +85,7 @@ def draw_figure(panel: Panel) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
         FigureCanvasAgg(figure)
         # Room by arithmetic: matplotlib's own layout engines draw everything twice.

@@ -143,6 +143,62 @@ def differences(
     return result
 
 
+def repeated_difference(
+    before: Sequence[Statistic],
+    after: Sequence[Statistic],
+    groups: IntArray,
+    *,
+    samples: int,
+    seed: int,
+) -> tuple[float, Interval | None]:
+    """Two systems that were trained several times, each time scored on the same rows.
+
+    Dialogues and repetitions are both resampled, the same ones for both systems: repetition i of
+    one is paired with repetition i of the other. A system with one repetition (the frozen start,
+    BM25) is the same in all. With S repetitions their part of the variance comes out (S - 1) / S as
+    large as it is, and with one not at all.
+
+    Args:
+        before: one system's metric, a repetition each.
+        after: the other's; as many, unless one of the two has one only.
+        groups: int64 [n], the dialogue of each row.
+        samples: resamples.
+        seed: of the resampling.
+
+    Returns:
+        ``after`` minus ``before``, means over repetitions, and the 95 % interval; None where fewer
+        than two groups leave nothing to resample.
+
+    Raises:
+        ShapeError: numbers of repetitions that cannot be paired.
+    """
+    if len({len(before), len(after)} - {1}) > 1:
+        raise ShapeError(
+            f"repeated_difference: expected as many repetitions of both systems, or one of one, "
+            f"found {len(before)} and {len(after)}"
+        )
+    count = max(len(before), len(after))
+    value = float(
+        np.mean([item.value for item in after]) - np.mean([item.value for item in before])
+    )
+    scores = [
+        _resampled(
+            {str(i): item for i, item in enumerate(system)}, groups, samples=samples, seed=seed
+        )
+        for system in (before, after)
+    ]
+    columns = [[column for column in found.values() if column is not None] for found in scores]
+    if not all(columns):
+        return value, None
+    difference = np.stack(columns[1], axis=1) - np.stack(columns[0], axis=1)  # [samples, S or 1]
+    if difference.shape[1] == 1:
+        return value, _percentiles(difference[:, 0])
+    drawn = randomness.generator(seed, "bootstrap over repetitions", count).integers(
+        0, count, size=(samples, count)
+    )
+    return value, _percentiles(np.take_along_axis(difference, drawn, axis=1).mean(axis=1))
+
+
 def _resampled(
     statistics: Mapping[str, Statistic], groups: IntArray, *, samples: int, seed: int
 ) -> dict[str, FloatArray | None]:

@@ -10,17 +10,20 @@ from typing import Any
 import yaml
 
 from jsarag.config.load import Setting, parse_set, resolve_run
+from jsarag.config.schema import Config
 from jsarag.em.objectives import objective_class
 from jsarag.errors import ConfigError, DataError
 
 # Names that rows without training have; no arm may take them.
 FROZEN, BM25, BM25_RESPONSE = "frozen", "bm25", "bm25-with-response"
-_RESERVED = frozenset({FROZEN, BM25, BM25_RESPONSE})
+REFERENCES = (FROZEN, BM25, BM25_RESPONSE)
 BUDGETS = {
     "steps": "train.max_steps",
     "seconds": "train.max_seconds",
     "generator-forwards": "train.max_generator_forwards",
 }
+_STUDY_KEYS = ("dataset", "recipe", "seeds", "common", "arms", "against")
+_ARM_KEYS = ("reason", "settings", "equal_seconds", "pace_of")
 # With another limit, steps are only what it lets through.
 _MANY_STEPS = "1000000"
 
@@ -55,7 +58,7 @@ class Study:
     """Arms over one data set, each run once a seed.
 
     common: settings that all arms share, as text. against: names of the arms every arm is compared
-    with; :data:`FROZEN` is the state before training.
+    with; any of :data:`REFERENCES`, too.
     """
 
     name: str
@@ -71,29 +74,50 @@ class Study:
 
         Raises:
             ConfigError: an arm's name is taken twice, an arm is compared with one that is not
-                there, or a setting is wrong.
+                there or takes its seconds from one that runs later, a setting is wrong, or arms
+                are scored on different splits.
         """
         names = [arm.name for arm in self.arms]
         for name in names:
-            if names.count(name) > 1 or name in _RESERVED:
+            if names.count(name) > 1 or name in REFERENCES:
                 raise ConfigError(
                     f"--arm {name!r}: expected a name of its own, found it "
-                    f"{'reserved' if name in _RESERVED else 'twice'}; name arms apart"
+                    f"{'reserved' if name in REFERENCES else 'twice'}; name arms apart"
+                )
+            if "/" in name or name.startswith("."):
+                raise ConfigError(
+                    f"--arm {name!r}: expected a name that can be a folder's, found '/' in it or "
+                    "'.' at its start"
                 )
         if not names:
             raise ConfigError("--arms: expected at least one objective or --arm; found none")
-        known = [*names, FROZEN]
-        shared = Arm("common", self.common).overrides()
-        for arm in self.arms:
-            resolve_run(
-                dataset=self.dataset, recipe=self.recipe, overrides=[*shared, *arm.overrides()]
-            )
-        for name in [*self.against, *(a.equal_seconds for a in self.arms if a.equal_seconds)]:
+        if not self.seeds:
+            raise ConfigError("--seeds: expected at least one seed; found none")
+        known = [*names, *REFERENCES]
+        for name in self.against:
             if name not in known:
                 raise ConfigError(
                     f"--against {name!r}: expected one of {', '.join(known)}; found no such arm"
                 )
+        split = self.config().eval.split
+        for place, arm in enumerate(self.arms):
+            _check_seconds(arm, names[:place])
+            found = self.config(arm).eval.split
+            if found != split:
+                raise ConfigError(
+                    f"arm {arm.name!r}: eval.split: expected that of all arms, {split!r}, found "
+                    f"{found!r}; give it with --set for every arm"
+                )
         return self
+
+    def config(self, arm: Arm | None = None) -> Config:
+        """The configuration an arm runs with; of None, what all arms share.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        overrides = Arm("", self.common).overrides() + ([] if arm is None else arm.overrides())
+        return resolve_run(dataset=self.dataset, recipe=self.recipe, overrides=overrides).config
 
 
 def objective_arm(name: str) -> Arm:
@@ -161,15 +185,23 @@ def parse_budget(text: str) -> dict[str, str]:
     return {key: value} if key == BUDGETS["steps"] else {BUDGETS["steps"]: _MANY_STEPS, key: value}
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, data_root: Path | None = None) -> Study:
     """Read a study's YAML: dataset, recipe, seeds, common, arms (settings, reason), against.
 
+    Args:
+        path: the file.
+        data_root: where the data set is a folder of that name; None, or none there: the name is
+            a recipe's, or a folder's path.
+
     Raises:
-        DataError: no such file, or a key is missing.
+        DataError: no such file, or a key is missing or unknown.
         ConfigError: see :meth:`Study.check`.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _refuse_unknown(path, content, _STUDY_KEYS, "")
+        for name, arm in content["arms"].items():
+            _refuse_unknown(path, arm, _ARM_KEYS, f"arms.{name}.")
         arms = [
             Arm(
                 name,
@@ -182,16 +214,16 @@ def read_study(path: Path) -> Study:
         ]
         study = Study(
             name=path.stem,
-            dataset=content["dataset"],
+            dataset=_data_folder(content["dataset"], data_root),
             recipe=content.get("recipe"),
-            seeds=content["seeds"],
+            seeds=_seeds(content["seeds"]),
             arms=arms,
             common=_texts(content.get("common", {})),
-            against=content.get("against", [FROZEN]),
+            against=_names(content.get("against", FROZEN)),
         )
     except OSError as error:
         raise DataError(f"expected a study's YAML file ({error.strerror})", path=path) from error
-    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise DataError(
             f"expected a study with dataset, seeds and arms, each with a reason ({error!r})",
             path=path,
@@ -217,3 +249,45 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise ConfigError(f"--arm: expected group.key=value, found {text!r}")
     return key, value
+
+
+def _check_seconds(arm: Arm, earlier: Sequence[str]) -> None:
+    """An arm at another's seconds runs after those two.
+
+    Raises:
+        ConfigError: it does not, or names only one of them.
+    """
+    named = {"equal_seconds": arm.equal_seconds, "pace_of": arm.pace_of}
+    if not any(named.values()):
+        return
+    for key, name in named.items():
+        if name not in earlier:
+            raise ConfigError(
+                f"arms.{arm.name}.{key}: expected an arm that runs before it "
+                f"({', '.join(earlier) or 'none does'}), found {name!r}; equal_seconds and pace_of "
+                "go together"
+            )
+
+
+def _refuse_unknown(
+    path: Path, content: Mapping[str, Any], known: Sequence[str], prefix: str
+) -> None:
+    for key in sorted(map(str, content.keys() - set(known))):
+        raise DataError(
+            f"expected one of {', '.join(known)}; found an unknown key",
+            path=path,
+            field=f"{prefix}{key}",
+        )
+
+
+def _seeds(value: int | Sequence[int]) -> list[int]:
+    return parse_seeds(str(value)) if isinstance(value, int) else [int(seed) for seed in value]
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _data_folder(name: str, data_root: Path | None) -> str:
+    inside = None if data_root is None else data_root / name
+    return name if inside is None or not inside.is_dir() else str(inside.resolve())

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing but a browser, and its picture."""
+"""A comparison as one HTML file that needs nothing but a browser, with its picture inside."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from string import Template
 from jsarag.eval.report_format import duration
 from jsarag.io.atomic import write_text
 from jsarag.study.arms import Study
-from jsarag.study.summary import ArmDifference, Summary
+from jsarag.study.picture import PICTURED, hue_of
+from jsarag.study.summary import BLEU, GENERATION, RETRIEVAL, ArmDifference, Summary, in_points
 
 PAGE_FILE = "compare.html"
-_SHOWN = ("prior R@1", "prior R@10", "prior MRR@10", "posterior R@1", "generation F1")
+_COLUMNS = (
+    *(f"{part} {name}" for part in ("prior", "posterior") for name in RETRIEVAL),
+    *(f"generation {name}" for name in GENERATION),
+    BLEU,
+)
 _WIDTH, _LABEL, _ROW = 760, 250, 26
 
 
 def write_page(study: Study, summary: Summary, folder: Path) -> Path:
     """Write ``compare.html``; an earlier one is replaced."""
-    body = "\n".join((_head(study), _table(summary), _pictures(summary), _foot(study)))
+    body = "\n".join(
+        (_head(study), _table(summary), _stopped(summary), _pictures(summary), _foot(study))
+    )
     template = resources.files("jsarag.eval").joinpath("report_template.html")
     title = escape(f"{study.name} · jsarag compare")
     page = Template(template.read_text(encoding="utf-8")).substitute(title=title, body=body)
@@ -31,8 +38,9 @@ def write_page(study: Study, summary: Summary, folder: Path) -> Path:
 
 def differences_svg(items: Sequence[ArmDifference]) -> str:
     """Differences of one metric in points: a dot and its interval each, zero marked."""
-    low = min(0.0, *(100 * item.low for item in items))
-    high = max(0.0, *(100 * item.high for item in items))
+    ends = [(in_points(item.metric, item.low), in_points(item.metric, item.high)) for item in items]
+    low = min(0.0, *(end for end, _ in ends))
+    high = max(0.0, *(end for _, end in ends))
     margin = 0.06 * ((high - low) or 1.0)
     low, high = low - margin, high + margin
     height = _ROW * len(items) + 34
@@ -46,18 +54,17 @@ def differences_svg(items: Sequence[ArmDifference]) -> str:
         f'<text x="{x(0):.1f}" y="{height - 10}" text-anchor="middle" fill="currentColor" '
         'fill-opacity=".7" font-size="12">no difference</text>',
     ]
-    for place, item in enumerate(items):
+    for place, (item, (left, right)) in enumerate(zip(items, ends, strict=True)):
         y = 16 + _ROW * place
-        value, ends = 100 * item.difference, (100 * item.low, 100 * item.high)
-        sure = ends[0] > 0 or ends[1] < 0
-        hue = "var(--c5)" if not sure else "var(--c3)" if value > 0 else "var(--c2)"
+        value = in_points(item.metric, item.difference)
+        hue = f"var(--c{hue_of(item)})"
         parts.append(
             f'<text x="{_LABEL - 12}" y="{y + 4}" text-anchor="end" fill="currentColor" '
             f'font-size="13">{escape(item.arm)} − {escape(item.against)}</text>'
-            f'<line x1="{x(ends[0]):.1f}" x2="{x(ends[1]):.1f}" y1="{y}" y2="{y}" '
+            f'<line x1="{x(left):.1f}" x2="{x(right):.1f}" y1="{y}" y2="{y}" '
             f'stroke="{hue}" stroke-width="3" stroke-linecap="round"/>'
             f'<circle cx="{x(value):.1f}" cy="{y}" r="5" fill="{hue}"/>'
-            f'<text x="{x(ends[1]) + 10:.1f}" y="{y + 4}" fill="currentColor" '
+            f'<text x="{x(right) + 10:.1f}" y="{y + 4}" fill="currentColor" '
             f'font-size="12">{value:+.1f}</text>'
         )
     return (
@@ -79,12 +86,15 @@ def _head(study: Study) -> str:
 
 
 def _table(summary: Summary) -> str:
-    shown = [name for name in _SHOWN if any(name in arm.metrics for arm in summary.arms)]
+    shown = [name for name in _COLUMNS if any(name in arm.metrics for arm in summary.arms)]
     heads = ["arm", "what it is", *shown, "steps", "seconds", "pairs", "peak"]
     lines = []
     for arm in summary.arms:
         cells = [
-            *(f"{100 * arm.metrics[name]:.1f}" if name in arm.metrics else "-" for name in shown),
+            *(
+                f"{in_points(name, arm.metrics[name]):.1f}" if name in arm.metrics else "-"
+                for name in shown
+            ),
             "-" if arm.steps is None else f"{arm.steps:,.0f}",
             "-" if arm.seconds is None else duration(arm.seconds),
             "-" if arm.generator_forwards is None else f"{arm.generator_forwards:,.0f}",
@@ -102,12 +112,27 @@ def _table(summary: Summary) -> str:
     )
 
 
+def _stopped(summary: Summary) -> str:
+    lines = "".join(
+        f"<li><b>{escape(arm.name)}</b>, seed {seed}: {escape(reason)}</li>"
+        for arm in summary.arms
+        for seed, reason in arm.stopped.items()
+    )
+    if not lines:
+        return ""
+    return (
+        "<h2>Stopped by a guard</h2><p class='lead'>What is scored is the state that was kept.</p>"
+        f"<ul style='list-style:none'>{lines}</ul>"
+    )
+
+
 def _pictures(summary: Summary) -> str:
     parts = [
-        "<h2>Differences</h2><p class='lead'>In points, with 95 % intervals over whole dialogues. "
-        "Green: better and sure of it; orange: worse and sure; yellow: the interval holds 0.</p>"
+        "<h2>Differences</h2><p class='lead'>In points, with 95 % intervals over whole dialogues "
+        "and seeds. Green: better and sure of it; orange: worse and sure; yellow: the interval "
+        "holds 0.</p>"
     ]
-    for metric in _SHOWN:
+    for metric in PICTURED:
         items = [item for item in summary.differences if item.metric == metric]
         if items:
             parts.append(f"<h3>{escape(metric)}</h3>{differences_svg(items)}")

@@ -35,7 +35,8 @@ def bm25_predictions(
             response.
 
     Returns:
-        Reference's name -> rows with id, dialogue_id and metrics under ``prior``.
+        Reference's name -> rows with id, dialogue_id and metrics: ``bm25`` under ``prior``,
+        ``bm25-with-response``, which has read the response, under ``posterior``.
     """
     import bm25s
 
@@ -56,16 +57,18 @@ def bm25_predictions(
         tokens = bm25s.tokenize(asked, stopwords=None, show_progress=False)
         rows, _ = retriever.retrieve(tokens, k=depth, show_progress=False)
         ranked = [[kb[int(row)].id for row in line] for line in rows]
-        found[name] = _rows(examples, ranked)
+        found[name] = _rows(examples, ranked, "prior" if name == BM25 else "posterior")
     return found
 
 
-def _rows(examples: Sequence[Example], ranked: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+def _rows(
+    examples: Sequence[Example], ranked: Sequence[Sequence[str]], part: str
+) -> list[dict[str, Any]]:
     scores = score_retrieval(ranked, [example.gold_passages for example in examples])
     metrics: list[dict[str, float] | None] = [None] * len(examples)
     for place, position in enumerate(scores.positions.tolist()):
         metrics[position] = {name: float(v[place]) for name, v in scores.values.items()}
     return [
-        {"id": example.id, "dialogue_id": example.dialogue_id, "metrics": {"prior": scored}}
+        {"id": example.id, "dialogue_id": example.dialogue_id, "metrics": {part: scored}}
         for example, scored in zip(examples, metrics, strict=True)
     ]

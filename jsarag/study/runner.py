@@ -7,17 +7,19 @@ kill is not repeated and what was half finished goes on. Rows are on disk as soo
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsarag.errors import CheckpointError, JsaragError
-from jsarag.io.atomic import to_json, write_text
+from jsarag.errors import CheckpointError, GuardError
+from jsarag.eval.evaluate import METRICS_FILE
+from jsarag.io.atomic import write_json
 from jsarag.io.environment import describe_environment
-from jsarag.io.lines import append_line
+from jsarag.io.run_dir import RunDir
 from jsarag.study.arms import Arm, Study
+from jsarag.study.process import Ended, run_process
+from jsarag.study.rows import add_row
 from jsarag.train.reporting import Reporter
 
 ROWS_FILE = "rows.jsonl"
@@ -28,37 +30,47 @@ _GENERATION = ("EM", "F1", "BLEU-4", "ROUGE-L", "n")
 _PLACES = ("--output-dir", "index.cache_dir=")
 
 
-class ArmFailedError(JsaragError):
-    """A run of an arm ended with an error; carries what it said."""
-
-
 def run_study(
-    study: Study, folder: Path, train: Sequence[str], reporter: Reporter
+    study: Study,
+    folder: Path,
+    program: Sequence[str],
+    reporter: Reporter,
+    copies: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
     """Run what is not finished, in the study's order, seed by seed.
 
     Args:
         study: what to run.
         folder: gets ``<arm>-<seed>/`` for each run and :data:`ROWS_FILE`.
-        train: the command that trains, up to its first option.
+        program: the command whose verbs ``train`` and ``eval`` are called.
         reporter: told what runs.
+        copies: further files that get each row.
 
     Returns:
         A row a run, in the order they ran: arm, seed, settings, seconds, steps, generator forwards,
-        peak memory, scores before and after, command and environment.
+        peak memory, scores before and after, what a guard said, command and environment.
 
     Raises:
-        ArmFailedError: a run ended with an error; those before it are kept.
+        JsaragError: a run ended with an error (its own, or ArmFailedError); those before it are
+            kept.
         CheckpointError: the folder holds another study's runs.
+        PreemptedError, KeyboardInterrupt: a signal came; the run it interrupted is saved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     done: dict[tuple[str, int], dict[str, Any]] = {}
     reporter.stage(f"compare {len(study.arms)} arms", len(study.arms) * len(study.seeds))
     for seed in study.seeds:
         for arm in study.arms:
-            chosen = _at_equal_seconds(arm, seed, done)
-            command = command_of(study, chosen, seed, folder / f"{arm.name}-{seed}")
-            done[arm.name, seed] = _row(study, chosen, seed, command, folder, train, reporter)
+            run = _Run(study, _at_equal_seconds(arm, seed, done), seed, folder)
+            row = run.stored_row()
+            if row is None:
+                reporter.event(f"arm {arm.name}, seed {seed}: {run.shown}")
+                row = run.train(program)
+                if row["stopped"]:
+                    reporter.event(f"arm {arm.name}, seed {seed}: {row['stopped']}", "warning")
+            # Also for a stored one: a kill may have come between its two files.
+            for path in (folder / ROWS_FILE, *copies):
+                add_row(path, row)
+            done[arm.name, seed] = row
             reporter.advance(len(done))
     return list(done.values())
 
@@ -74,44 +86,94 @@ def command_of(study: Study, arm: Arm, seed: int, folder: Path) -> list[str]:
     return [*options, "--output-dir", str(folder), "--json", "--quiet"]
 
 
-def _row(
-    study: Study,
-    arm: Arm,
-    seed: int,
-    command: Sequence[str],
-    folder: Path,
-    train: Sequence[str],
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """The row of a run that was finished before, or that is run now."""
-    finished = folder / f"{arm.name}-{seed}" / _RESULT
-    if finished.is_file():
-        stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        if stored["command"] != _public(command, study.dataset):
+class _Run:
+    """One arm with one seed: its folder, its command, its row."""
+
+    def __init__(self, study: Study, arm: Arm, seed: int, folder: Path) -> None:
+        self._study, self._arm, self._seed = study, arm, seed
+        self._run_dir = RunDir(folder / f"{arm.name}-{seed}")
+        self._options = command_of(study, arm, seed, self._run_dir.path)
+        self._public = _public(self._options, study.dataset)
+        self.shown = f"jsarag train {' '.join(self._public)}"
+
+    def stored_row(self) -> dict[str, Any] | None:
+        """The row, if this run was finished before."""
+        path = self._run_dir.path / _RESULT
+        if not path.is_file():
+            return None
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["command"] != self._public:
             raise CheckpointError(
-                f"{finished}: expected the run of arm '{arm.name}' with these settings, found one "
-                f"with others: {' '.join(stored['command'])}; use another --output-dir"
+                f"{path}: expected the run of arm '{self._arm.name}' with these settings, found "
+                f"one with others: {' '.join(stored['command'])}; use another --output-dir"
             )
         row: dict[str, Any] = stored["row"]
         return row
-    reporter.event(f"arm {arm.name}, seed {seed}: jsarag train {' '.join(command)}")
-    result = _train([*train, *command], arm, seed)
-    row = _run_row(study, arm, seed, result, command, folder)
-    append_line(folder / ROWS_FILE, to_json(row), durable=True)
-    write_text(finished, to_json({"command": _public(command, study.dataset), "row": row}))
-    return row
 
+    def train(self, program: Sequence[str]) -> dict[str, Any]:
+        """Train to the end, and store the row."""
+        ended = run_process([*program, "train", *self._options])
+        result, stopped = ended.result, None
+        if result is None and ended.code == GuardError.exit_code:
+            result, stopped = self._what_was_kept(program, ended), ended.said
+        if result is None or ended.code not in (0, GuardError.exit_code):
+            raise ended.error(self._what(f"train {' '.join(self._options)}"))
+        kept = result.get("kept") or {}
+        if stopped is None and kept.get("worse"):
+            stopped = f"training made it worse, so {kept['reason']}"
+        row = self._row(result, stopped)
+        write_json(self._run_dir.path / _RESULT, {"command": self._public, "row": row})
+        return row
 
-def _train(command: Sequence[str], arm: Arm, seed: int) -> dict[str, Any]:
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    # 6: a guard kept the start; that is an outcome, with a result like any other.
-    if found.returncode not in (0, 6) or not found.stdout.strip():
-        raise ArmFailedError(
-            f"arm '{arm.name}', seed {seed}: `{' '.join(command)}` ended with exit code "
-            f"{found.returncode}: {found.stderr[-2000:].strip()}"
-        )
-    result: dict[str, Any] = json.loads(found.stdout)
-    return result
+    def _what_was_kept(self, program: Sequence[str], stopped: Ended) -> dict[str, Any]:
+        """The result of a run that a guard stopped: such an end is an outcome like any other."""
+        split = self._study.config().eval.split
+        before = self._run_dir.eval_path(f"{split}-before") / METRICS_FILE
+        rows = [row for row in self._run_dir.read_metrics() if "seconds" in row]
+        if not before.is_file() or not rows:
+            raise stopped.error(self._what("train"))
+        options = ["eval", str(self._run_dir.path), "--json", "--quiet"]
+        ended = run_process([*program, *options])
+        if ended.result is None or ended.code != 0:
+            raise ended.error(self._what(" ".join(options)))
+        return {
+            "before": json.loads(before.read_text(encoding="utf-8")),
+            "after": ended.result,
+            "seconds": max(row["seconds"] for row in rows),
+            "steps": max(row.get("step", 0) for row in rows),
+            "generator_forwards": max(row.get("generator_forwards", 0) for row in rows),
+            "peak_bytes": None,
+        }
+
+    def _what(self, command: str) -> str:
+        return f"arm '{self._arm.name}', seed {self._seed}: `jsarag {command}`"
+
+    def _row(self, result: Mapping[str, Any], stopped: str | None) -> dict[str, Any]:
+        return {
+            "kind": "run",
+            "study": self._study.name,
+            "dataset": Path(self._study.dataset).name,
+            "arm": self._arm.name,
+            "seed": self._seed,
+            "settings": {
+                key: value
+                for key, value in {**self._study.common, **self._arm.settings}.items()
+                if not f"{key}=".startswith(_PLACES)
+            },
+            "seconds": round(result["seconds"], 1),
+            "warmup_seconds": round(_warmup_seconds(self._run_dir), 1),
+            "steps": result["steps"],
+            "generator_forwards": result["generator_forwards"],
+            "peak_bytes": result["peak_bytes"],
+            "before": _scores(result["before"]),
+            "after": _scores(result["after"]),
+            "stopped": stopped,
+            "signature": result["after"]["signature"],
+            "command": self.shown,
+            "environment": {
+                key: value for key, value in describe_environment().items() if key != "command"
+            },
+        }
 
 
 def _at_equal_seconds(
@@ -126,38 +188,6 @@ def _at_equal_seconds(
     return replace(arm, settings={**arm.settings, "train.max_steps": str(steps)})
 
 
-def _run_row(
-    study: Study,
-    arm: Arm,
-    seed: int,
-    result: Mapping[str, Any],
-    command: Sequence[str],
-    folder: Path,
-) -> dict[str, Any]:
-    name = Path(study.dataset).name
-    metrics = folder / f"{arm.name}-{seed}" / "metrics.jsonl"
-    return {
-        "kind": "run",
-        "study": study.name,
-        "dataset": name,
-        "arm": arm.name,
-        "seed": seed,
-        "settings": {**study.common, **arm.settings},
-        "seconds": round(result["seconds"], 1),
-        "warmup_seconds": round(_warmup_seconds(metrics), 1),
-        "steps": result["steps"],
-        "generator_forwards": result["generator_forwards"],
-        "peak_bytes": result["peak_bytes"],
-        "before": _scores(result["before"]),
-        "after": _scores(result["after"]),
-        "signature": result["after"]["signature"],
-        "command": "jsarag train " + " ".join(_public(command, study.dataset)),
-        "environment": {
-            key: value for key, value in describe_environment().items() if key != "command"
-        },
-    }
-
-
 def _public(command: Sequence[str], dataset: str) -> list[str]:
     """The command without places of this machine."""
     kept: list[str] = []
@@ -168,8 +198,8 @@ def _public(command: Sequence[str], dataset: str) -> list[str]:
     return kept
 
 
-def _warmup_seconds(metrics: Path) -> float:
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+def _warmup_seconds(run_dir: RunDir) -> float:
+    rows = run_dir.read_metrics()
     return max((row["seconds"] for row in rows if row["kind"] == "warmup"), default=0.0)
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,8 @@ import pytest
 
 from jsarag.errors import CheckpointError
 from jsarag.eval.compare import read_predictions
-from jsarag.study import runner
+from jsarag.study import reference, runner
+from jsarag.study.process import Ended
 from jsarag_bench.end_to_end import toy_world
 from jsarag_cli.main import run as run_cli
 
@@ -44,21 +50,23 @@ def options(world: Path, *more: str) -> list[str]:
 def compared(world: Path) -> dict[str, Any]:
     """The whole comparison, killed once after its second run."""
     started: list[str] = []
-    train = runner._train
+    start = runner.run_process
 
     class Killed(Exception):
         pass
 
-    def dying(command: Sequence[str], arm: Any, seed: int) -> dict[str, Any]:
-        started.append(f"{arm.name}-{seed}")
+    def dying(command: Sequence[str]) -> Ended:
+        started.append(Path(command[command.index("--output-dir") + 1]).name)
         if len(started) == 3:
             raise Killed
-        return train(command, arm, seed)
+        return start(command)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_train", dying)
-        assert run_cli(options(world)) == 1
-        assert run_cli(options(world, "--json", "--results", str(world / "kept.jsonl"))) == 0
+        patch.setattr(runner, "run_process", dying)
+        kept = ("--results", str(world / "kept.jsonl"))
+        assert run_cli(options(world, *kept)) == 1
+        assert len((world / "kept.jsonl").read_text().splitlines()) == 2, "a row as a run ends"
+        assert run_cli(options(world, "--json", *kept)) == 0
     assert started == ["jsa-1", "rag-1", "jsa-2", "jsa-2", "rag-2"], (
         "finished runs are not repeated"
     )
@@ -107,6 +115,7 @@ def test_differences_are_those_of_scores_averaged_over_seeds(
     )
     assert item["difference"] == pytest.approx((rag - jsa).mean())
     assert item["low"] <= item["difference"] <= item["high"]
+    assert {"prior R@1", "prior R@10", "generation F1"} <= set(metrics["jsa"])
     page = (world / "out" / "compare.html").read_text()
     assert "rag − jsa" in page
     assert "<script" not in page
@@ -118,8 +127,21 @@ def test_bm25_stands_beside_the_arms(compared: dict[str, Any], world: Path, cli:
     metrics = {arm["name"]: arm for arm in found["arms"]}
     # The toy's questions share no word with their notes, its responses share the code.
     assert metrics["bm25"]["metrics"]["prior R@1"] < 0.2
-    assert metrics["bm25-with-response"]["metrics"]["prior R@1"] > 0.8
+    assert metrics["bm25-with-response"]["metrics"]["posterior R@1"] > 0.8
     assert metrics["bm25"]["seconds"] is None
+    found = cli(*options(world, "--against", "bm25", "--json")).json
+    assert {item["against"] for item in found["differences"]} == {"bm25"}
+
+
+def test_bm25_that_is_asked_for_must_be_there(
+    compared: dict[str, Any], world: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "has_bm25", lambda: False)
+    ended = cli(*options(world, "--against", "bm25"))
+    assert ended.code == 4
+    assert "pip install 'jsarag[eval]'" in ended.err
+    ended = cli(*options(world, "--json"))
+    assert "bm25" not in {arm["name"] for arm in ended.json["arms"]}
 
 
 def test_people_get_tables(compared: dict[str, Any], world: Path, cli: Any) -> None:
@@ -127,7 +149,7 @@ def test_people_get_tables(compared: dict[str, Any], world: Path, cli: Any) -> N
     assert ended.code == 0
     assert "frozen" in ended.out
     assert "rag - jsa" in ended.out
-    assert "95 % intervals over whole dialogues, 2 seeds" in ended.out
+    assert "95 % intervals over whole dialogues and 2 seeds" in ended.out
 
 
 def test_another_comparison_in_the_folder_is_refused(
@@ -155,12 +177,34 @@ def test_finished_runs_are_compared_with_the_first(
     assert "nowhere" in missing.err
 
 
+def test_runs_that_cannot_be_compared_are_refused(
+    compared: dict[str, Any], world: Path, cli: Any, tmp_path: Path
+) -> None:
+    import shutil
+
+    first = str(world / "out" / "jsa-1")
+    other = tmp_path / "other"
+    shutil.copytree(world / "out" / "rag-1", other)
+    predictions = other / "eval" / "dev" / "predictions.jsonl"
+    rows = read_predictions(predictions.parent)
+    predictions.write_text(
+        "".join(json.dumps({**row, "id": "x" + row["id"]}) + "\n" for row in rows)
+    )
+    ended = cli("compare", first, str(other))
+    assert ended.code == 3
+    assert "on the same data and split" in ended.err
+    predictions.unlink()
+    ended = cli("compare", first, str(other))
+    assert ended.code == 3
+    assert "jsarag eval" in ended.err
+
+
 def test_a_failing_arm_says_what_it_said(world: Path, cli: Any) -> None:
     folder = str(world / "failing")
     arguments = options(world, "--set", "train.freeze=prior,posterior,passages")
     arguments[arguments.index("--output-dir") + 1] = folder
     ended = cli(*arguments)
-    assert ended.code == 1
+    assert ended.code == 2, "the code of the run that failed"
     assert "arm 'jsa', seed 1" in ended.err
     assert "nothing to train" in ended.err
 
@@ -169,3 +213,103 @@ def test_nothing_to_compare_is_explained(cli: Any) -> None:
     ended = cli("compare")
     assert ended.code == 2
     assert "--arms jsa,rag" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--arms", "jsa,nothing"), "expected one of contrastive"),
+        (("--arms", "jsa,jsa"), "found it twice"),
+        (("--arms", "jsa", "--arm", "jsa: objective.k=3"), "found it twice"),
+        (("--arms", "jsa", "--arm", "frozen: objective.k=3"), "reserved"),
+        (("--arms", "jsa", "--arm", "a: objective.kk=3"), "objective.k"),
+        (("--arms", "jsa", "--budget", "hours=3"), "steps=N, seconds=N, generator-forwards=N"),
+        (("--arms", "jsa", "--seeds", "none"), "--seeds"),
+        (("--arms", "jsa", "--against", "rag"), "found no such arm"),
+        ((), "found none"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_runs(
+    arguments: tuple[str, ...], said: str, cli: Any, tmp_path: Path
+) -> None:
+    ended = cli("compare", "--dataset", "demo", "--output-dir", "out", *arguments)
+    assert ended.code == 2
+    assert said in " ".join(ended.err.split())
+    assert not (tmp_path / "out").exists()
+
+
+STUDY = """
+dataset: data
+seeds: [1, 2]
+common: {objective.k: 4}
+arms: {jsa: {reason: the default}}
+"""
+
+
+def test_flags_go_before_a_studys_file(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jsarag.errors import PreemptedError
+    from jsarag.study.arms import Study
+
+    (tmp_path / "s.yaml").write_text(STUDY)
+    (tmp_path / "data").mkdir()
+    seen: list[Study] = []
+
+    def stop(study: Study, *rest: Any) -> None:
+        seen.append(study)
+        raise PreemptedError("seen enough")
+
+    monkeypatch.setattr("jsarag.study.runner.run_study", stop)
+    start = ("compare", "--study", "s.yaml", "--data-root", ".")
+    flags = ("--seeds", "3", "--budget", "seconds=9", "--set", "objective.k=2", "--batch-size", "4")
+    assert cli(*start).code == 75
+    assert cli(*start, *flags, "--arm", "more: train.seed=7", "--against", "more").code == 75
+    plain, flagged = seen
+    assert plain.dataset == str(tmp_path / "data")
+    assert (plain.seeds, plain.common) == ([1, 2], {"objective.k": "4"})
+    assert flagged.seeds == [1, 2, 3]
+    assert [arm.name for arm in flagged.arms] == ["jsa", "more"]
+    assert flagged.against == ["more"]
+    assert flagged.common["objective.k"] == "2"
+    assert flagged.common["train.batch_size"] == "4"
+    assert flagged.common["train.max_seconds"] == "9"
+
+
+def test_flags_that_would_be_ignored_are_refused(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(STUDY)
+    for arguments, name in (
+        (("--study", "s.yaml", "--arms", "rag"), "--arms"),
+        (("--study", "s.yaml", "--dataset", "demo"), "--dataset"),
+        (("--dataset", "demo", "--arms", "jsa", "--data-root", "."), "--data-root"),
+        (("a", "b", "--seeds", "3"), "--seeds"),
+        (("a", "b", "--set", "objective.k=3"), "settings"),
+    ):
+        ended = cli("compare", *arguments)
+        assert ended.code == 2
+        assert f"expected no {name}" in ended.err
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_inside_the_run_it_was_in(world: Path, tmp_path: Path) -> None:
+    steps = 200
+    arguments = options(world)
+    arguments[arguments.index("--output-dir") + 1] = str(tmp_path / "out")
+    arguments[arguments.index("--arms") + 1] = "rag"
+    arguments[arguments.index("--seeds") + 1] = "1"
+    arguments[arguments.index("--budget") + 1] = f"steps={steps}"
+    command = [sys.executable, "-m", "jsarag_cli", *arguments, "--set", "train.save_steps=10"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    checkpoints = tmp_path / "out" / "rag-1" / "checkpoints"
+    until = time.monotonic() + 60
+    while not (checkpoints / "last").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    # The worst kill there is: nothing is handed on, nothing is saved.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / runner.ROWS_FILE).exists()
+    subprocess.run(command, env=environment, check=True, timeout=100, stdout=subprocess.DEVNULL)
+    (row,) = map(json.loads, (tmp_path / "out" / runner.ROWS_FILE).read_text().splitlines())
+    assert row["steps"] == steps
+    assert "resumed at step" in (tmp_path / "out" / "rag-1" / "events.log").read_text()

@@ -17,6 +17,7 @@ from jsarag.eval.significance import (
     group_rows,
     intervals,
     mean_statistic,
+    repeated_difference,
 )
 
 
@@ -148,3 +149,34 @@ def test_two_thousand_samples_of_a_thousand_rows_are_quick() -> None:
     started = time.perf_counter()
     intervals(statistics, alone(1000), samples=2000, seed=1)
     assert time.perf_counter() - started < 5.0  # about 0.1 s on an idle core
+
+
+def test_repetitions_widen_an_interval_by_what_they_vary() -> None:
+    # Runs that all questions agree on: only the luck of a run is left, variance 1 over 16 runs.
+    luck = randomness.generator(1, "luck").normal(size=16)
+    start = [mean_statistic(np.zeros(50))]
+    runs = [mean_statistic(np.full(50, value)) for value in luck]
+    value, interval = repeated_difference(start, runs, alone(50), samples=20_000, seed=1)
+    assert value == pytest.approx(luck.mean())
+    assert interval is not None
+    half = 1.96 * luck.std() / 4.0
+    assert interval.low == pytest.approx(value - half, abs=0.1 * half)
+    assert interval.high == pytest.approx(value + half, abs=0.1 * half)
+    # Runs whose luck both systems share differ by nothing.
+    same = repeated_difference(runs, runs, alone(50), samples=1000, seed=1)
+    assert same == (0.0, (0.0, 0.0))
+
+
+def test_one_repetition_gives_the_plain_interval() -> None:
+    values = randomness.generator(1, "values").normal(size=(2, 60))
+    before, after = (mean_statistic(row) for row in values)
+    plain = differences({"x": before}, {"x": after}, alone(60), samples=500, seed=3)["x"]
+    assert plain is not None
+    value, interval = repeated_difference([before], [after], alone(60), samples=500, seed=3)
+    assert (value, interval) == (plain.value, (plain.low, plain.high))
+    assert repeated_difference([before], [after], np.zeros(60, np.int64), samples=9, seed=3) == (
+        plain.value,
+        None,
+    )
+    with pytest.raises(ShapeError, match="found 2 and 3"):
+        repeated_difference([before] * 2, [after] * 3, alone(60), samples=9, seed=3)

@@ -75,12 +75,59 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:
         study(jsa, jsa).check()
     with pytest.raises(ConfigError, match="reserved"):
         study(Arm("frozen")).check()
+    for name in ("a/b", ".."):
+        with pytest.raises(ConfigError, match="folder"):
+            study(Arm(name)).check()
     with pytest.raises(ConfigError, match="found none"):
         study().check()
+    test = Arm("a", {"eval.split": "test"})
+    with pytest.raises(ConfigError, match=r"arm 'a': eval\.split: .* 'dev', found 'test'"):
+        study(test).check()
     with pytest.raises(ConfigError, match=r"objective\.k"):
         study(Arm("a", {"objective.k": "few"})).check()
-    with pytest.raises(ConfigError, match="expected one of jsa, frozen; found no such arm"):
+    with pytest.raises(ConfigError, match=r"expected one of jsa, frozen, bm25.*found no such arm"):
         study(jsa, against=("rag",)).check()
+
+
+def test_an_arm_at_anothers_seconds_runs_after_it() -> None:
+    jsa, rag = objective_arm("jsa"), objective_arm("rag")
+
+    def study(*arms: Arm) -> Study:
+        return Study("s", "demo", None, [1], arms)
+
+    fair = Arm("fair", rag.settings, equal_seconds="jsa", pace_of="rag")
+    assert study(jsa, rag, fair).check()
+    with pytest.raises(ConfigError, match=r"arms\.fair\.pace_of: .* \(jsa\), found 'rag'"):
+        study(jsa, fair, rag).check()
+    with pytest.raises(ConfigError, match=r"pace_of: .* found None"):
+        study(jsa, Arm("fair", equal_seconds="jsa")).check()
+    with pytest.raises(ConfigError, match="none does"):
+        study(Arm("fair", equal_seconds="frozen", pace_of="jsa"), jsa).check()
+
+
+def test_a_study_may_name_one_of_what_is_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    head = "dataset: demo\narms: {jsa: {reason: it}, rag: {reason: other, settings: {}}}\n"
+    path.write_text(f"{head}seeds: 3\nagainst: jsa\ncommon: {{train.freeze: [passages, prior]}}\n")
+    study = read_study(path)
+    assert study.seeds == [1, 2, 3]
+    assert study.against == ["jsa"]
+    assert study.common == {"train.freeze": "passages,prior"}
+    path.write_text(f"{head}seeds: [3]\n")
+    assert read_study(path).seeds == [3]
+    (tmp_path / "demo").mkdir()
+    assert read_study(path, tmp_path).dataset == str(tmp_path / "demo")
+    assert read_study(path, tmp_path / "elsewhere").dataset == "demo"
+
+
+def test_an_unknown_key_of_a_study_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("dataset: demo\nseeds: 1\narms: {jsa: {reason: it, setings: {}}}\n")
+    with pytest.raises(DataError, match=r"study\.yaml: field 'arms\.jsa\.setings'"):
+        read_study(path)
+    path.write_text("dataset: demo\nseed: 1\narms: {jsa: {reason: it}}\n")
+    with pytest.raises(DataError, match="field 'seed': expected one of dataset"):
+        read_study(path)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
