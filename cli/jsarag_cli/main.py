@@ -19,6 +19,7 @@ from jsarag_cli import (
     compare,
     data,
     demo,
+    diagnose,
     doctor,
     evaluate,
     index,
@@ -57,6 +58,7 @@ app.command("doctor", rich_help_panel=_START)(doctor.doctor)
 app.command("train", rich_help_panel=_RUNS)(train.train)
 app.command("eval", rich_help_panel=_RUNS)(evaluate.evaluate)
 app.command("compare", rich_help_panel=_RUNS)(compare.compare)
+app.command("diagnose", rich_help_panel=_RUNS)(diagnose.diagnose)
 app.command("ask", rich_help_panel=_RUNS)(ask.ask)
 app.add_typer(index.app, name="index", rich_help_panel=_SEARCH)
 app.command("serve-index", rich_help_panel=_SEARCH)(serve_index.serve_index)

@@ -52,6 +52,13 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten in [low, high], or its ends where there is none."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    return [tick for tick in found if low <= tick <= high] or [low, high]
+
+
 def tick_text(value: float) -> str:
     """A tick as short as it can be said."""
     if abs(value) >= 1e6:
@@ -86,12 +93,22 @@ def spread(wanted: Sequence[float], low: float, high: float, step: float) -> lis
 
 
 class _Scale:
-    """Data to pixels."""
+    """Data to pixels; with ``log_x`` equal ratios are equally far apart."""
 
-    def __init__(self, x: tuple[float, float], ticks: list[float], right: float) -> None:
+    def __init__(
+        self,
+        x: tuple[float, float],
+        ticks: list[float],
+        right: float,
+        *,
+        axis: str = "step",
+        log_x: bool = False,
+    ) -> None:
         self.x_low, self.x_high = x
         self.ticks = ticks
         self.right = right
+        self.axis = axis
+        self._log = log_x
 
     @classmethod
     def of(cls, panel: Panel, lines: Sequence[Line], width: int) -> _Scale:
@@ -101,12 +118,23 @@ class _Scale:
         high = max(values) if panel.high is None else panel.high
         longest = max(len(_label(line, panel)) for line in lines)
         right = width - 10 - longest * _CHARACTER
-        return cls((min(steps), max(steps)), nice_ticks(low, high), right)
+        ends, log_x = (min(steps), max(steps)), panel.log_x and min(steps) > 0
+        return cls(ends, nice_ticks(low, high), right, axis=panel.axis, log_x=log_x)
 
     def x(self, step: float) -> float:
-        span = self.x_high - self.x_low
-        share = (step - self.x_low) / span if span else 0.5
+        low, high, place = self.x_low, self.x_high, step
+        if self._log:
+            low, high, place = math.log(low), math.log(high), math.log(step)
+        share = (place - low) / (high - low) if high > low else 0.5
         return _LEFT + share * (self.right - _LEFT)
+
+    @property
+    def x_ticks(self) -> list[float]:
+        """Round numbers along the horizontal axis."""
+        if self._log:
+            return ratio_ticks(self.x_low, self.x_high)
+        ticks = nice_ticks(self.x_low, self.x_high, max(3, round(self.right / 70)))
+        return [tick for tick in ticks if self.x_low <= tick <= self.x_high]
 
     def y(self, value: float) -> float:
         low, high = self.ticks[0], self.ticks[-1]
@@ -119,10 +147,9 @@ def _grid(scale: _Scale) -> str:
     for tick in scale.ticks:
         parts.append(_rule("grid", scale, tick))
         parts.append(_text(_LEFT - 7, scale.y(tick) + 4, tick_text(tick), anchor="end"))
-    for tick in nice_ticks(scale.x_low, scale.x_high, max(3, round(scale.right / 70))):
-        if scale.x_low <= tick <= scale.x_high:
-            parts.append(_text(scale.x(tick), HEIGHT - 8, tick_text(tick), anchor="middle"))
-    parts.append(_text(_LEFT - 12, HEIGHT - 8, "step", anchor="end"))
+    for tick in scale.x_ticks:
+        parts.append(_text(scale.x(tick), HEIGHT - 8, tick_text(tick), anchor="middle"))
+    parts.append(_text(_LEFT - 12, HEIGHT - 8, scale.axis, anchor="end"))
     return "".join(parts)
 
 
@@ -157,7 +184,7 @@ def _curve(line: Line, scale: _Scale) -> str:
         parts.append(f'<polyline class="line {kind}" points="{path}"/>')
     shown = len(points) <= _MOST_DOTS
     for step, value in points:
-        text = escape(f"{line.label}, step {step:g}: {value_text(value)}")
+        text = escape(f"{line.label}, {scale.axis} {step:g}: {value_text(value)}")
         where = f'cx="{scale.x(step):.1f}" cy="{scale.y(value):.1f}"'
         dot = f'<circle class="dot c{line.colour}" {where} r="2.8"/>' if shown else ""
         parts.append(f'<g>{dot}<circle class="target" {where} r="7"/><title>{text}</title></g>')

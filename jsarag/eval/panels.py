@@ -62,6 +62,8 @@ class Panel:
         low, high: fixed ends of the vertical axis.
         reference: a horizontal line and its name.
         note: one sentence on how to read it.
+        axis: what runs along the horizontal axis.
+        log_x: whether equal distances there are equal ratios.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Panel:
     high: float | None = None
     reference: tuple[float, str] | None = None
     note: str = ""
+    axis: str = "step"
+    log_x: bool = False
 
 
 def make_panels(rows: Sequence[Row]) -> list[Panel]:
@@ -93,6 +97,20 @@ def make_panels(rows: Sequence[Row]) -> list[Panel]:
         _evidence(kinds.get("evidence", [])),
         _gradients(train),
         _stations(train),
+    ]
+    return [panel for panel in found if panel is not None]
+
+
+def estep_panels(rows: Sequence[Row]) -> list[Panel]:
+    """What the rows say about the E-step and about collapse, in reading order."""
+    train = [row for row in rows if row.get("kind") == "train"]
+    found = [
+        _acceptance(train),
+        _effective_sample(train),
+        _overlap(train),
+        _divergence(train),
+        _spread(train),
+        _distinct(train),
     ]
     return [panel for panel in found if panel is not None]
 
@@ -210,6 +228,39 @@ def _overlap(rows: Sequence[Row]) -> Panel | None:
             _lines(rows, {"prior_posterior_overlap": ("overlap", POSTERIOR)}),
             low=0.0,
             high=1.0,
+        )
+    )
+
+
+def _divergence(rows: Sequence[Row]) -> Panel | None:
+    return _panel(
+        Panel(
+            "divergence",
+            "Posterior and weights",
+            "nats",
+            _lines(
+                rows,
+                {
+                    "kl_posterior": ("KL(w || q)", POSTERIOR),
+                    "weight_entropy": ("entropy of v", NEUTRAL),
+                },
+            ),
+            low=0.0,
+            note="How far the posterior is from what the likelihood says, and how many passages "
+            "share the weight: 0 nats is one passage.",
+        )
+    )
+
+
+def _spread(rows: Sequence[Row]) -> Panel | None:
+    return _panel(
+        Panel(
+            "evidence-spread",
+            "Evidence spread",
+            "nats",
+            _lines(rows, {"evidence_spread": ("best - median", GENERATOR)}),
+            low=0.0,
+            note="How much likelier the best scored passage makes the response than the median.",
         )
     )
 

@@ -72,7 +72,7 @@ def curves(record: RunRecord) -> str:
     panels = [panel for panel in make_panels(record.rows) if panel.name != _TIMES]
     if not panels:
         return ""
-    figures = "".join(_figure(panel, wide=panel.name == "retrieval") for panel in panels)
+    figures = "".join(figure(panel, wide=panel.name == "retrieval") for panel in panels)
     return f'<h2>Over training</h2><div class="charts">{figures}</div>'
 
 
@@ -108,7 +108,8 @@ def time_per_station(record: RunRecord) -> str:
     )
 
 
-def _figure(panel: Panel, *, wide: bool) -> str:
+def figure(panel: Panel, *, wide: bool) -> str:
+    """A chart on a card with its title and note; a wide one has a drawing for telephones, too."""
     note = f'<p class="note">{escape(panel.note)}</p>' if panel.note else ""
     drawn = _both(panel, charts.WIDE) if wide else charts.draw(panel)
     return (

@@ -15,6 +15,7 @@ VERBS = (
     "train",
     "eval",
     "compare",
+    "diagnose",
     "ask",
     "index",
     "index build",

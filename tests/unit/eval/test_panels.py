@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from PIL import Image
 
 from jsarag.errors import BackendUnavailableError
 from jsarag.eval import charts, plots
-from jsarag.eval.panels import NEUTRAL, Line, Panel, make_panels, station_colours, station_seconds
+from jsarag.eval.panels import (
+    NEUTRAL,
+    Line,
+    Panel,
+    estep_panels,
+    make_panels,
+    station_colours,
+    station_seconds,
+)
 
 from .fake_run import make_run
 
@@ -143,6 +152,33 @@ def test_ticks_are_round_and_cover() -> None:
         assert ticks[0] <= low
         assert ticks[-1] >= high
         assert 2 <= len(ticks) <= 9
+
+
+def test_the_e_steps_panels_are_those_there_are_numbers_for() -> None:
+    rows = [{**TRAIN[0], "kl_posterior": 0.5, "evidence_spread": 3.0, "distinct_passages": 9}]
+    assert [panel.name for panel in estep_panels(rows)] == [
+        "divergence", "evidence-spread", "distinct",
+    ]  # fmt: skip
+    assert estep_panels([]) == []
+
+
+def test_ratio_ticks_are_round_and_inside() -> None:
+    assert charts.ratio_ticks(1.0, 32.0) == [1.0, 2.0, 5.0, 10.0, 20.0]
+    assert charts.ratio_ticks(0.03, 0.3) == pytest.approx([0.05, 0.1, 0.2])
+    assert charts.ratio_ticks(3.0, 4.0) == [3.0, 4.0]
+    assert charts.ratio_ticks(3.0, 3.0) == [3.0, 3.0]
+
+
+def test_on_a_logarithmic_axis_equal_ratios_are_equally_far_apart() -> None:
+    line = Line("error", (1.0, 4.0, 16.0), (0.9, 0.5, 0.1))
+    panel = Panel("error", "Error", "share", (line,), axis="M", log_x=True)
+    svg = charts.draw(panel)
+    points = re.search(r'polyline [^>]*points="([^"]+)"', svg)
+    assert points is not None
+    first, middle, last = (float(pair.split(",")[0]) for pair in points[1].split())
+    assert middle - first == pytest.approx(last - middle, abs=0.2)
+    assert ">M</text>" in svg
+    assert "error, M 4: 0.50" in svg
 
 
 def test_spread_keeps_order_distance_and_bounds() -> None:
