@@ -80,6 +80,18 @@ def test_rag_token_marginalises_every_token(toy: Any, support: str) -> None:
     )
 
 
+def test_rag_union_is_rag_on_what_both_retrievers_find(toy: Any) -> None:
+    rows = union(toy, 4)
+    assert len(rows) > 4
+
+    def loss(moved: Any) -> float:
+        p = moved.p(rows)[rows]
+        return float(-np.log(p @ np.exp(B * moved.table[rows])))
+
+    step = toy.step(name="rag-union", support="union", k=4, evidence_weight=B)
+    assert_gradients(step, toy, loss, "prior_query", "table")
+
+
 def test_rag_token_refuses_a_mean_over_tokens(toy: Any) -> None:
     with pytest.raises(ConfigError, match="likelihood: expected 'sum'"):
         toy.step(name="rag-token", support="prior", k=4, likelihood="mean")
