@@ -26,6 +26,8 @@ Estimator = Literal["mis", "mis-cached", "mis-recycled", "snis", "exact"]
 # log p(y|x,h): the sum over tokens, or their mean.
 Likelihood = Literal["sum", "mean"]
 
+Start = Literal["prior", "bm25", "bm25-with-response"]
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

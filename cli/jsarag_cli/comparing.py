@@ -181,8 +181,8 @@ def show_runs(found: Mapping[str, Any]) -> None:
 def _has_bm25(study: Study, reporter: Reporter) -> bool:
     """Whether BM25 can stand beside the arms; refuses before hours of training where it must."""
     from jsarag.errors import BackendUnavailableError
+    from jsarag.index.bm25 import has_bm25
     from jsarag.study.arms import BM25, BM25_RESPONSE
-    from jsarag.study.reference import has_bm25
 
     if has_bm25():
         return True

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from jsarag.types import Estimator, Likelihood, Support
+from jsarag.types import Estimator, Likelihood, Start, Support
 
 
 class Group(BaseModel):
@@ -99,6 +99,10 @@ class ObjectiveConfig(Group):
     likelihood: Likelihood = "sum"
     k: int = Field(default=8, ge=1, le=2048)
     mis_steps: int = Field(default=16, ge=1)
+    start: Start = Field(
+        default="prior",
+        description="who finds the lists that an objective judges once (wrag), before training",
+    )
     evidence_weight: float = Field(
         default=1.0,
         ge=0,

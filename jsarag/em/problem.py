@@ -157,7 +157,7 @@ class Problem:
     score_tokens: the same as ``score_responses``, token by token.
     gold: int64 [B, G] the passages labelled as right, -1 pads; None unless the objective says that
         it reads labels (``needs_gold``).
-    start_rows: int64 [B, n] what the prior found before training, best first, -1 pads; None unless
+    start_rows: int64 [B, n] what was found before training, best first, -1 pads; None unless
         the objective asks for it (``needs_start``).
     """
 

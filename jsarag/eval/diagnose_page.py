@@ -54,7 +54,7 @@ def error_panels(sample: Sample) -> list[Panel]:
         (
             "gradient-error",
             "Error of the prior's gradient",
-            "share of the exact gradient's length",
+            "relative",
             lambda row: row.relative,
             "Root mean square error of (v - p)/T against enumeration; 1 is as wrong as none.",
         ),
@@ -80,7 +80,7 @@ def error_panels(sample: Sample) -> list[Panel]:
     ]
     cost = _lines(
         [*drawn, *listed],
-        lambda row: None if row.seconds is None else 1e3 * row.seconds,
+        lambda row: row.pairs,
         lambda row: row.relative,
     )
     if cost:
@@ -88,19 +88,19 @@ def error_panels(sample: Sample) -> list[Panel]:
             1,
             Panel(
                 "cost",
-                "Error against cost",
-                "share of the exact gradient's length",
+                "Error against generator scores",
+                "relative",
                 cost,
                 low=0.0,
-                note="Milliseconds an example at the stations candidates and score, measured here.",
-                axis="ms",
+                note="Passages the generator scores for an example: most of a step's cost.",
+                axis="pairs",
                 log_x=True,
             ),
         )
     if over_k := _lines(listed, lambda row: row.k, lambda row: row.relative):
         note = "Enumerating the prior's top k, the union, and (union*) the union with "
         note += "log-probabilities over the knowledge base."
-        unit = "share of the exact gradient's length"
+        unit = "relative"
         found.append(
             Panel(
                 "enumeration",
@@ -214,7 +214,7 @@ def tail_sentence(sample: Sample) -> str:
 
 
 def _errors(sample: Sample) -> str:
-    figures = "".join(figure(panel, wide=True) for panel in error_panels(sample))
+    figures = "".join(figure(panel, wide=False) for panel in error_panels(sample))
     heads = (
         "", "M or k", "bias of v", "rms of v", "gradient error", "gradient variance", "ESS",
         "accepted", "pairs", "time",

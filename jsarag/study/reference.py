@@ -1,25 +1,16 @@
-"""What needs no training to compare with: BM25 over the same passages and questions.
-
-Uses the package ``bm25s``; its scores are as they come (Lucene's variant, English stop words off,
-words as its tokeniser finds them).
-"""
+"""What needs no training to compare with: BM25 over the same passages and questions."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 from jsarag.data.registry import Dataset
 from jsarag.eval.retrieval import retrieval_depth, score_retrieval
+from jsarag.index.bm25 import Bm25Index
 from jsarag.models.prompts import passage_text, render_context
 from jsarag.study.arms import BM25, BM25_RESPONSE
 from jsarag.types import Example
-
-
-def has_bm25() -> bool:
-    """Whether bm25s is installed (extra ``eval``)."""
-    return importlib.util.find_spec("bm25s") is not None
 
 
 def bm25_predictions(
@@ -37,14 +28,12 @@ def bm25_predictions(
     Returns:
         Reference's name -> rows with id, dialogue_id and metrics: ``bm25`` under ``prior``,
         ``bm25-with-response``, which has read the response, under ``posterior``.
-    """
-    import bm25s
 
-    examples = dataset.splits[split]
-    kb = dataset.kb
-    retriever = bm25s.BM25()
-    texts = [passage_text(kb[row]) for row in range(len(kb))]
-    retriever.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
+    Raises:
+        BackendUnavailableError: bm25s is not installed.
+    """
+    examples, kb = dataset.splits[split], dataset.kb
+    index = Bm25Index([passage_text(passage) for passage in kb])
     queries = {
         BM25: [render_context(example, context_turns) for example in examples],
         BM25_RESPONSE: [
@@ -54,9 +43,8 @@ def bm25_predictions(
     depth = min(retrieval_depth(1), len(kb))
     found: dict[str, list[dict[str, Any]]] = {}
     for name, asked in queries.items():
-        tokens = bm25s.tokenize(asked, stopwords=None, show_progress=False)
-        rows, _ = retriever.retrieve(tokens, k=depth, show_progress=False)
-        ranked = [[kb[int(row)].id for row in line] for line in rows]
+        rows = index.search(asked, depth).tolist()
+        ranked = [[kb[row].id for row in line] for line in rows]
         found[name] = _rows(examples, ranked, "prior" if name == BM25 else "posterior")
     return found
 

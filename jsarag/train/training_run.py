@@ -161,9 +161,16 @@ class TrainingRun:
 
     @cached_property
     def start_rows(self) -> Tensor:
-        """What the prior found for every training row before training, int64 [n, k]."""
-        k, begun = self.config.objective.k, self.progress.step > 0
-        rows = start_rows(self.run_dir.path, self.parts, self.windows, k, begun=begun)
+        """What ``objective.start`` found for every training row before training, int64 [n, k]."""
+        objective, begun = self.config.objective, self.progress.step > 0
+        rows = start_rows(
+            self.run_dir.path,
+            self.parts,
+            self.windows,
+            objective.k,
+            ranker=objective.start,
+            begun=begun,
+        )
         return rows.to(self.parts.device)
 
     def learning_rate_factor(self) -> float:

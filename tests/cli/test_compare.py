@@ -17,7 +17,7 @@ import pytest
 
 from jsarag.errors import CheckpointError
 from jsarag.eval.compare import read_predictions
-from jsarag.study import reference, runner
+from jsarag.study import runner
 from jsarag.study.process import Ended
 from jsarag_bench.end_to_end import toy_world
 from jsarag_cli.main import run as run_cli
@@ -136,7 +136,7 @@ def test_bm25_stands_beside_the_arms(compared: dict[str, Any], world: Path, cli:
 def test_bm25_that_is_asked_for_must_be_there(
     compared: dict[str, Any], world: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "has_bm25", lambda: False)
+    monkeypatch.setattr("jsarag.index.bm25.has_bm25", lambda: False)
     ended = cli(*options(world, "--against", "bm25"))
     assert ended.code == 4
     assert "pip install 'jsarag[eval]'" in ended.err

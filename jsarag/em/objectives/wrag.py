@@ -25,9 +25,9 @@ class WRag(Objective):
 
     The generator is a judge: it scores an example's k passages once, at the example's first visit,
     and never trains, so all labels are the starting model's. They are kept like chain states and
-    survive a resume. Support ``batch`` takes the batch's other positives as negatives, as
-    published; ``kb`` normalises over the whole knowledge base. The station ``candidates`` holds the
-    generator's time.
+    survive a resume. The lists are the prior's, or BM25's (setting ``objective.start``). Support
+    ``batch`` takes the batch's other positives as negatives, as published; ``kb`` normalises over
+    the whole knowledge base. The station ``candidates`` holds the generator's time.
     """
 
     name: ClassVar[str] = "wrag"
