@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsarag.study.arms import FROZEN, read_study
+from jsarag.study.tuning import best_trials
 from jsarag_bench import end_to_end
 from jsarag_bench.kernel_tables import short_commit
 from jsarag_bench.markdown import table
@@ -34,6 +35,7 @@ def study_tables(name: str, rows: Iterable[Row]) -> str:
     """Both tables of one study; the newest row of each (arm, seed) and of each comparison."""
     runs: dict[tuple[str, int], Row] = {}
     comparisons: dict[tuple[str, str], Row] = {}
+    trials: dict[tuple[str, str], Row] = {}
     for row in rows:
         if row["study"] != name:
             continue
@@ -41,6 +43,8 @@ def study_tables(name: str, rows: Iterable[Row]) -> str:
             runs[row["arm"], row["seed"]] = row
         elif row["kind"] == "comparison":
             comparisons[row["arm"], row["against"]] = row
+        elif row["kind"] == "trial":
+            trials[row["arm"], _tried(row)] = row
     if not runs:
         return (
             f"No rows yet: `jsarag compare --study "
@@ -55,7 +59,31 @@ def study_tables(name: str, rows: Iterable[Row]) -> str:
             f"{resampled}; bold where the interval leaves 0 out.",
             _differences(name, list(comparisons.values())),
         ]
+    if trials:
+        parts += [
+            "Settings tried for every arm, on training rows that were held back; the best, in "
+            "bold, is what the arm is compared with.",
+            _trials(trials),
+        ]
     return "\n\n".join(parts)
+
+
+def _tried(row: Row) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row["tried"].items())
+
+
+def _trials(rows: Mapping[tuple[str, str], Row]) -> str:
+    columns = list(dict.fromkeys(tried for _, tried in rows))
+    best = best_trials(rows.values())
+    lines = []
+    for arm, chosen in best.items():
+        cells = []
+        for tried in columns:
+            row = rows.get((arm, tried))
+            text = "-" if row is None else f"{row['held_back']['value']:.3f}"
+            cells.append(f"**{text}**" if row is chosen else text)
+        lines.append((arm, *cells))
+    return table(("arm", *columns), lines, right=range(1, 1 + len(columns)))
 
 
 def _scores(name: str, runs: Mapping[tuple[str, int], Row]) -> str:

@@ -53,12 +53,20 @@ def compare(
             metavar="ARM", help="Compare every arm with it; default: the first arm and the start."
         ),
     ] = [],  # noqa: B006 - typer copies it
+    tune: Annotated[
+        list[str],
+        typer.Option(
+            "--tune",
+            metavar="KEY=A,B,...",
+            help="Try every arm with these values first, on rows held back from training.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     study: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Data set, arms, seeds and settings in YAML; flags for seeds, budget, settings "
-            "and --against go before it, --arm adds to it.",
+            help="Data set, arms, seeds and settings in YAML; flags for seeds, budget, settings, "
+            "--tune and --against go before it, --arm adds to it.",
         ),
     ] = None,
     data_root: Annotated[
@@ -87,7 +95,7 @@ def compare(
     }
     if runs:
         given = not_with_study | {"--arm": arm, "--seeds": seeds, "--budget": budget}
-        given |= {"--against": against, "--study": study, "--data-root": data_root}
+        given |= {"--against": against, "--tune": tune, "--study": study, "--data-root": data_root}
         given |= {"--output-dir": output_dir, "--results": results, "settings": overrides}
         _refuse("RUN ...", "finished runs are compared as they are", given)
         found = compare_runs(runs)
@@ -108,7 +116,7 @@ def compare(
             "compare: expected run folders, --study FILE, or --dataset with --arms; such as "
             "`jsarag compare --dataset demo --arms jsa,rag --budget steps=20`"
         )
-    chosen = _with_flags(chosen, arm, seeds, budget, against, overrides)
+    chosen = _with_flags(chosen, arm, seeds, budget, against, tune, overrides)
     folder = output_dir or Path("runs") / f"compare-{chosen.name}"
     with make_reporter(quiet=quiet) as reporter:
         summary = run_and_summarise(chosen, folder, reporter, results)
@@ -152,12 +160,20 @@ def _with_flags(
     seeds: str | None,
     budget: str,
     against: list[str],
+    tune: list[str],
     overrides: Overrides,
 ) -> Study:
     """The study with what flags say of it, checked."""
     from dataclasses import replace
 
-    from jsarag.study.arms import FROZEN, parse_arm, parse_budget, parse_seeds, setting_text
+    from jsarag.study.arms import (
+        FROZEN,
+        parse_arm,
+        parse_budget,
+        parse_seeds,
+        parse_tune,
+        setting_text,
+    )
 
     arms = [*study.arms, *map(parse_arm, arm)]
     common = {**study.common}
@@ -168,5 +184,6 @@ def _with_flags(
         seeds=study.seeds if seeds is None else parse_seeds(seeds),
         arms=arms,
         common=common,
+        tune=parse_tune(tune) if tune else study.tune,
         against=against or study.against or [FROZEN, *(found.name for found in arms[:1])],
     ).check()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jsarag_cli.output import duration, note, result_console, size, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from jsarag.study.arms import Study
     from jsarag.study.summary import ArmDifference, Summary
     from jsarag.train.reporting import Reporter
@@ -93,6 +95,9 @@ def show_summary(study: Study, summary: Summary, folder: Path) -> None:
     if by_pair:
         console.print()
         console.print(found)
+    if summary.trials:
+        console.print()
+        console.print(_trial_table(summary))
     for arm in summary.arms:
         for seed, reason in arm.stopped.items():
             note(f"{arm.name}, seed {seed}: {reason}", level="warning")
@@ -209,6 +214,23 @@ def _references(study: Study) -> dict[str, list[dict[str, Any]]]:
         context_turns=config.data.context_turns,
         posterior_turns=config.data.posterior_turns,
     )
+
+
+def _trial_table(summary: Summary) -> Table:
+    """An arm a line, what it was tried with a column; the best in bold."""
+    tried = [
+        ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in trial.tried.items())
+        for trial in summary.trials
+    ]
+    columns = list(dict.fromkeys(tried))
+    made = table("held-back rows", *columns, numbers=range(1, 1 + len(columns)))
+    cells: dict[str, dict[str, str]] = {}
+    for trial, name in zip(summary.trials, tried, strict=True):
+        text = f"{trial.value:.3f}"
+        cells.setdefault(trial.arm, {})[name] = f"[bold]{text}[/]" if trial.chosen else text
+    for arm, found in cells.items():
+        made.add_row(arm, *(found.get(name, "-") for name in columns))
+    return made
 
 
 def _points(metric: str, value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ BUDGETS = {
     "seconds": "train.max_seconds",
     "generator-forwards": "train.max_generator_forwards",
 }
-_STUDY_KEYS = ("dataset", "recipe", "seeds", "common", "arms", "against")
+_STUDY_KEYS = ("dataset", "recipe", "seeds", "common", "arms", "against", "tune")
 _ARM_KEYS = ("reason", "settings", "equal_seconds", "pace_of")
 # With another limit, steps are only what it lets through.
 _MANY_STEPS = "1000000"
@@ -58,7 +58,7 @@ class Study:
     """Arms over one data set, each run once a seed.
 
     common: settings that all arms share, as text. against: names of the arms every arm is compared
-    with; any of :data:`REFERENCES`, too.
+    with; any of :data:`REFERENCES`, too. tune: setting -> values each arm is tried with, as text.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Study:
     arms: Sequence[Arm]
     common: Mapping[str, str] = field(default_factory=dict)
     against: Sequence[str] = (FROZEN,)
+    tune: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def check(self) -> Study:
         """Itself, if it can be run.
@@ -108,7 +109,23 @@ class Study:
                     f"arm {arm.name!r}: eval.split: expected that of all arms, {split!r}, found "
                     f"{found!r}; give it with --set for every arm"
                 )
+            self._check_tuning(arm)
         return self
+
+    def _check_tuning(self, arm: Arm) -> None:
+        for key, values in self.tune.items():
+            if len(values) < 2:
+                raise ConfigError(
+                    f"--tune {key}: expected two values or more to choose from, found "
+                    f"{', '.join(values) or 'none'}"
+                )
+            for value in values:
+                config = self.config(replace(arm, settings={**arm.settings, key: value}))
+                if config.train.held_back == 0:
+                    raise ConfigError(
+                        f"--tune {key}: values are compared on rows held back from training, and "
+                        f"arm {arm.name!r} has train.held_back 0; leave that setting out"
+                    )
 
     def config(self, arm: Arm | None = None) -> Config:
         """The configuration an arm runs with; of None, what all arms share.
@@ -185,8 +202,23 @@ def parse_budget(text: str) -> dict[str, str]:
     return {key: value} if key == BUDGETS["steps"] else {BUDGETS["steps"]: _MANY_STEPS, key: value}
 
 
+def parse_tune(texts: Sequence[str]) -> dict[str, list[str]]:
+    """``["train.learning_rate=1e-5,2e-5"]`` as setting -> values.
+
+    Raises:
+        ConfigError: no ``=``.
+    """
+    found = {}
+    for text in texts:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ConfigError(f"--tune {text!r}: expected group.key=A,B,...")
+        found[key] = [value.strip() for value in values.split(",") if value.strip()]
+    return found
+
+
 def read_study(path: Path, data_root: Path | None = None) -> Study:
-    """Read a study's YAML: dataset, recipe, seeds, common, arms (settings, reason), against.
+    """Read a study's YAML: dataset, recipe, seeds, common, tune, arms, against.
 
     Args:
         path: the file.
@@ -220,6 +252,7 @@ def read_study(path: Path, data_root: Path | None = None) -> Study:
             arms=arms,
             common=_texts(content.get("common", {})),
             against=_names(content.get("against", FROZEN)),
+            tune={key: [*map(setting_text, v)] for key, v in content.get("tune", {}).items()},
         )
     except OSError as error:
         raise DataError(f"expected a study's YAML file ({error.strerror})", path=path) from error

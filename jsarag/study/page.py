@@ -13,6 +13,7 @@ from jsarag.io.atomic import write_text
 from jsarag.study.arms import Study
 from jsarag.study.picture import PICTURED, hue_of
 from jsarag.study.summary import BLEU, GENERATION, RETRIEVAL, ArmDifference, Summary, in_points
+from jsarag.train.watch import MEASURES
 
 PAGE_FILE = "compare.html"
 _COLUMNS = (
@@ -26,7 +27,14 @@ _WIDTH, _LABEL, _ROW = 760, 250, 26
 def write_page(study: Study, summary: Summary, folder: Path) -> Path:
     """Write ``compare.html``; an earlier one is replaced."""
     body = "\n".join(
-        (_head(study), _table(summary), _stopped(summary), _pictures(summary), _foot(study))
+        (
+            _head(study),
+            _table(summary),
+            _stopped(summary),
+            _pictures(summary),
+            _trials(summary),
+            _foot(study),
+        )
     )
     template = resources.files("jsarag.eval").joinpath("report_template.html")
     title = escape(f"{study.name} · jsarag compare")
@@ -123,6 +131,26 @@ def _stopped(summary: Summary) -> str:
     return (
         "<h2>Stopped by a guard</h2><p class='lead'>What is scored is the state that was kept.</p>"
         f"<ul style='list-style:none'>{lines}</ul>"
+    )
+
+
+def _trials(summary: Summary) -> str:
+    if not summary.trials:
+        return ""
+    lines = "".join(
+        "<tr><td class=name>{}</td><td class=name>{}</td><td>{}</td><td>{}</td></tr>".format(
+            escape(trial.arm),
+            escape(", ".join(f"{key}={value}" for key, value in trial.tried.items())),
+            escape(MEASURES[trial.measure]),
+            f"<b>{trial.value:.3f}</b>" if trial.chosen else f"{trial.value:.3f}",
+        )
+        for trial in summary.trials
+    )
+    return (
+        "<h2>Settings tried</h2><p class='lead'>Each arm with the first seed; measured on training "
+        "rows that were held back. The best of an arm, in bold, is what it is compared with.</p>"
+        "<div class='card'><table><tr><th>arm</th><th>tried</th><th>measure</th><th>value</th>"
+        f"</tr>{lines}</table></div>"
     )
 
 

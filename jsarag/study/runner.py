@@ -20,6 +20,8 @@ from jsarag.io.run_dir import RunDir
 from jsarag.study.arms import Arm, Study
 from jsarag.study.process import Ended, run_process
 from jsarag.study.rows import add_row
+from jsarag.study.tuning import trial_arms, trial_row, tuned
+from jsarag.train.kept import read_decision
 from jsarag.train.reporting import Reporter
 
 ROWS_FILE = "rows.jsonl"
@@ -37,7 +39,7 @@ def run_study(
     reporter: Reporter,
     copies: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
-    """Run what is not finished, in the study's order, seed by seed.
+    """Run what is not finished, in the study's order, seed by seed; what is tuned is tuned first.
 
     Args:
         study: what to run.
@@ -48,31 +50,52 @@ def run_study(
 
     Returns:
         A row a run, in the order they ran: arm, seed, settings, seconds, steps, generator forwards,
-        peak memory, scores before and after, what a guard said, command and environment.
+        peak memory, scores before and after and on the rows held back, what a guard said, command
+        and environment. Trials come first and have ``kind`` "trial".
 
     Raises:
         JsaragError: a run ended with an error (its own, or ArmFailedError); those before it are
             kept.
         CheckpointError: the folder holds another study's runs.
+        DataError: settings are to be tuned, and nothing was held back to tune them on.
         PreemptedError, KeyboardInterrupt: a signal came; the run it interrupted is saved.
     """
+    rows: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        # Also of a stored run: a kill may have come between its two files.
+        for path in (folder / ROWS_FILE, *copies):
+            add_row(path, row)
+        rows.append(row)
+
+    if study.tune:
+        trials = [(arm, *trial) for arm in study.arms for trial in trial_arms(study, arm)]
+        reporter.stage(f"tune {len(study.arms)} arms", len(trials))
+        for arm, trial, tried in trials:
+            row = _finished(_Run(study, trial, study.seeds[0], folder), program, reporter)
+            keep(trial_row(row, arm, tried))
+            reporter.advance(len(rows))
+        study = tuned(study, rows)
     done: dict[tuple[str, int], dict[str, Any]] = {}
     reporter.stage(f"compare {len(study.arms)} arms", len(study.arms) * len(study.seeds))
     for seed in study.seeds:
         for arm in study.arms:
             run = _Run(study, _at_equal_seconds(arm, seed, done), seed, folder)
-            row = run.stored_row()
-            if row is None:
-                reporter.event(f"arm {arm.name}, seed {seed}: {run.shown}")
-                row = run.train(program)
-                if row["stopped"]:
-                    reporter.event(f"arm {arm.name}, seed {seed}: {row['stopped']}", "warning")
-            # Also for a stored one: a kill may have come between its two files.
-            for path in (folder / ROWS_FILE, *copies):
-                add_row(path, row)
-            done[arm.name, seed] = row
+            done[arm.name, seed] = _finished(run, program, reporter)
+            keep(done[arm.name, seed])
             reporter.advance(len(done))
-    return list(done.values())
+    return rows
+
+
+def _finished(run: _Run, program: Sequence[str], reporter: Reporter) -> dict[str, Any]:
+    """A run's row; it is trained unless it was before."""
+    row = run.stored_row()
+    if row is None:
+        reporter.event(f"{run.name}: {run.shown}")
+        row = run.train(program)
+        if row["stopped"]:
+            reporter.event(f"{run.name}: {row['stopped']}", "warning")
+    return row
 
 
 def command_of(study: Study, arm: Arm, seed: int, folder: Path) -> list[str]:
@@ -94,6 +117,7 @@ class _Run:
         self._run_dir = RunDir(folder / f"{arm.name}-{seed}")
         self._options = command_of(study, arm, seed, self._run_dir.path)
         self._public = _public(self._options, study.dataset)
+        self.name = f"arm {arm.name}, seed {seed}"
         self.shown = f"jsarag train {' '.join(self._public)}"
 
     def stored_row(self) -> dict[str, Any] | None:
@@ -167,6 +191,7 @@ class _Run:
             "peak_bytes": result["peak_bytes"],
             "before": _scores(result["before"]),
             "after": _scores(result["after"]),
+            "held_back": _held_back(self._run_dir),
             "stopped": stopped,
             "signature": result["after"]["signature"],
             "command": self.shown,
@@ -201,6 +226,20 @@ def _public(command: Sequence[str], dataset: str) -> list[str]:
 def _warmup_seconds(run_dir: RunDir) -> float:
     rows = run_dir.read_metrics()
     return max((row["seconds"] for row in rows if row["kind"] == "warmup"), default=0.0)
+
+
+def _held_back(run_dir: RunDir) -> dict[str, Any] | None:
+    """What the kept state measures on the rows held back; None where there are none."""
+    decision = read_decision(run_dir)
+    if decision is None:
+        return None
+    readings = [
+        row
+        for row in run_dir.read_metrics()
+        if row["kind"] == "watch" and row["step"] == decision["kept"]
+    ]
+    row = readings[-1]
+    return {"measure": row["measure"], "step": row["step"], "value": row["value"]}
 
 
 def _scores(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ much a difference depends on the questions asked and on the luck of a run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +24,8 @@ from jsarag.eval.significance import (
     repeated_difference,
 )
 from jsarag.study.arms import FROZEN, Arm, Study
+from jsarag.study.tuning import TRIAL, best_trials
+from jsarag.train.watch import Measure
 
 RETRIEVAL = ("R@1", "R@10", "MRR@10")
 GENERATION = ("EM", "F1", "ROUGE-L")
@@ -65,15 +67,28 @@ class ArmDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """Settings an arm was tried with: what the rows held back said, and whether it was the best."""
+
+    arm: str
+    tried: Mapping[str, str]
+    measure: Measure
+    value: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A study's outcome."""
 
     arms: Sequence[ArmSummary]
     differences: Sequence[ArmDifference]
+    trials: Sequence[Trial] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """``{"arms": [...], "differences": [...]}``, JSON types."""
+        """``{"arms": [...], "differences": [...], "trials": [...]}``, JSON types."""
         return {
+            "trials": [asdict(trial) for trial in self.trials],
             "arms": [
                 {
                     "name": arm.name,
@@ -135,7 +150,22 @@ def summarise(
         if other != arm.name
         for difference in _differences(arm.name, other, scored[other], scored[arm.name])
     ]
-    return Summary(arms, found)
+    return Summary(arms, found, _trials(rows))
+
+
+def _trials(rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
+    best = best_trials(rows)
+    return [
+        Trial(
+            row["arm"],
+            row["tried"],
+            row["held_back"]["measure"],
+            row["held_back"]["value"],
+            row is best[row["arm"]],
+        )
+        for row in rows
+        if row["kind"] == TRIAL
+    ]
 
 
 def in_points(metric: str, value: float) -> float:
@@ -199,7 +229,7 @@ def _predictions(study: Study, folder: Path, arm: str, name: str) -> list[Predic
 def _summary(
     study: Study, arm: Arm, rows: Sequence[Mapping[str, Any]], scores: _Scored
 ) -> ArmSummary:
-    own = [row for row in rows if row["arm"] == arm.name]
+    own = [row for row in rows if row["arm"] == arm.name and row["kind"] != TRIAL]
     peaks = [row["peak_bytes"] for row in own if row["peak_bytes"]]
     return ArmSummary(
         arm.name,

@@ -41,7 +41,11 @@ LOOKS = 8
 _PASSAGES = 4
 _BATCH = 64
 _BOOTSTRAPS = 2000
-_NAMES = {"gold": "MRR@10 of the prior", "likelihood": "log p(y|x) under the starting generator"}
+# What the numbers of a measure are.
+MEASURES: Mapping[Measure, str] = {
+    "gold": "MRR@10 of the prior",
+    "likelihood": "log p(y|x) under the starting generator",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def decide(readings: Sequence[Reading], seed: int) -> Decision:
     if not later:
         return Decision(start.step, False, "nothing was trained")
     best = max(later, key=lambda reading: (reading.mean, reading.step))
-    name = _NAMES[start.measure]
+    name = MEASURES[start.measure]
     difference = np.array(best.values) - np.array(start.values)
     low, high, error = _spread(difference, seed)
     numbers = (

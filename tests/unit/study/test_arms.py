@@ -15,6 +15,7 @@ from jsarag.study.arms import (
     parse_arm,
     parse_budget,
     parse_seeds,
+    parse_tune,
     read_study,
 )
 from jsarag_bench import end_to_end
@@ -118,6 +119,34 @@ def test_a_study_may_name_one_of_what_is_a_list(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     assert read_study(path, tmp_path).dataset == str(tmp_path / "demo")
     assert read_study(path, tmp_path / "elsewhere").dataset == "demo"
+
+
+def test_what_is_tuned_has_values_to_choose_from(tmp_path: Path) -> None:
+    found = parse_tune(["train.learning_rate=1e-5, 2e-5", "objective.k=2,4"])
+    assert found == {"train.learning_rate": ["1e-5", "2e-5"], "objective.k": ["2", "4"]}
+    with pytest.raises(ConfigError, match=r"expected group\.key=A,B"):
+        parse_tune(["fast"])
+
+    def study(**tune: list[str]) -> Study:
+        named = {f"train.{key}": values for key, values in tune.items()}
+        return Study("s", "demo", None, [1], [objective_arm("jsa")], tune=named)
+
+    assert study(learning_rate=["1e-5", "1e-4"]).check()
+    with pytest.raises(ConfigError, match=r"--tune train\.learning_rate: expected two values"):
+        study(learning_rate=["1e-5"]).check()
+    with pytest.raises(ConfigError, match=r"train\.learning_rate"):
+        study(learning_rate=["1e-5", "fast"]).check()
+    with pytest.raises(ConfigError, match=r"arm 'jsa' has train\.held_back 0"):
+        study(held_back=["0", "8"]).check()
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "dataset: demo\nseeds: 1\narms: {jsa: {reason: it}}\n"
+        "tune: {train.learning_rate: [1.0e-5, 2e-5], train.schedule: [linear, constant]}\n"
+    )
+    assert read_study(path).tune == {
+        "train.learning_rate": ["1e-05", "2e-5"],
+        "train.schedule": ["linear", "constant"],
+    }
 
 
 def test_an_unknown_key_of_a_study_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from jsarag.train.reporting import SilentReporter
 
 FAKE = """
 import json, os, pathlib, signal, sys
+HELD_BACK = {"1e-5": 0.2, "2e-5": 0.6, "4e-5": 0.6}
 verb, *options = sys.argv[1:]
 here = pathlib.Path(__file__).parent
 with (here / "calls").open("a") as file:
@@ -41,6 +43,12 @@ if script.is_file():
     exec(script.read_text())
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "metrics.jsonl").write_text(json.dumps({"kind": "warmup", "seconds": 1.0}) + "\\n")
+rate = [option.partition("=")[2] for option in options if option.startswith("train.learning_rate=")]
+if rate:
+    row = {"kind": "watch", "step": 5, "measure": "gold", "value": HELD_BACK[rate[-1]]}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\\n")
+    (folder / "watch.json").write_text(json.dumps({"kept": 5}))
 steps = [option for option in options if option.startswith("train.max_steps=")]
 print(json.dumps({
     "before": scores, "after": scores, "seconds": 11.0, "generator_forwards": 7,
@@ -104,6 +112,38 @@ def test_an_arm_gets_the_steps_that_fit_into_anothers_seconds(
     rows = run_study(study(A, B, equal), tmp_path / "out", program, SilentReporter())
     assert [row["steps"] for row in rows] == [10, 20, 20]
     assert rows[2]["settings"]["train.max_steps"] == "20"
+
+
+def test_every_arm_is_tuned_alike_before_it_is_compared(program: list[str], tmp_path: Path) -> None:
+    rates = {"train.learning_rate": ["1e-5", "2e-5", "4e-5"]}
+    tuned = replace(study(A, B, seeds=(1, 2)), tune=rates)
+    out = tmp_path / "out"
+    does(program, "a@2e-5-1", "HELD_BACK['2e-5'] = 0.1")
+    rows = run_study(tuned, out, program, SilentReporter())
+    trials = [row for row in rows if row["kind"] == "trial"]
+    assert [(row["arm"], row["seed"], row["held_back"]["value"]) for row in trials] == [
+        ("a", 1, 0.2), ("a", 1, 0.1), ("a", 1, 0.6), ("b", 1, 0.2), ("b", 1, 0.6), ("b", 1, 0.6),
+    ]  # fmt: skip
+    runs = [row for row in rows if row["kind"] == "run"]
+    # The largest of an arm's own; of equal ones the first. Its settings beyond those stay.
+    assert [(row["arm"], row["seed"], row["settings"]["train.learning_rate"]) for row in runs] == [
+        ("a", 1, "4e-5"), ("b", 1, "2e-5"), ("a", 2, "4e-5"), ("b", 2, "2e-5"),
+    ]  # fmt: skip
+    assert runs[1]["settings"]["objective.k"] == "3"
+    assert "eval.generation" not in runs[0]["settings"]
+    assert len(calls(program)) == 10
+    assert run_study(tuned, out, program, SilentReporter()) == rows
+    assert len(calls(program)) == 10, "finished trials are not repeated"
+    assert read_rows(out / ROWS_FILE) == [
+        {"date": row["date"], **kept}
+        for row, kept in zip(read_rows(out / ROWS_FILE), rows, strict=True)
+    ]
+
+
+def test_tuning_needs_rows_that_were_held_back(program: list[str], tmp_path: Path) -> None:
+    tuned = replace(study(A), tune={"objective.k": ["2", "4"]})
+    with pytest.raises(DataError, match=r"arm 'a': --tune .* set train\.held_back"):
+        run_study(tuned, tmp_path / "out", program, SilentReporter())
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def write(folder: Path, run: str, name: str, rows: Rows) -> None:
 
 
 def run_row(arm: str, seed: int, **more: Any) -> dict[str, Any]:
-    made = {"arm": arm, "seed": seed, "steps": 10 * seed, "seconds": 2.0 * seed}
+    made = {"kind": "run", "arm": arm, "seed": seed, "steps": 10 * seed, "seconds": 2.0 * seed}
     return made | {"generator_forwards": 100, "peak_bytes": seed, "stopped": None} | more
 
 
@@ -153,7 +153,7 @@ def test_json_and_rows_hold_the_same_differences(folder: Path) -> None:
     made = study("a")
     summary = summarise(made, ROWS, folder, {})
     plain = json.loads(json.dumps(summary.to_json()))
-    assert set(plain) == {"arms", "differences"}
+    assert set(plain) == {"arms", "differences", "trials"}
     promised = {"name", "seeds", "metrics", "seconds", "generator_forwards", "peak_bytes"}
     assert promised <= set(plain["arms"][1])
     assert plain["arms"][1]["seeds"] == [1, 2]
@@ -179,6 +179,25 @@ def test_the_page_shows_arms_differences_and_what_was_stopped(folder: Path) -> N
         assert text in page
     assert "<script" not in page
     assert "://" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_what_was_tried_is_shown_and_compared_with_nothing(folder: Path) -> None:
+    def trial(rate: str, value: float) -> dict[str, Any]:
+        held_back = {"measure": "gold", "step": 5, "value": value}
+        more = {"kind": "trial", "tried": {"train.learning_rate": rate}, "held_back": held_back}
+        return run_row("a", 1, seconds=999.0) | more
+
+    made = study("a")
+    rows = [trial("1e-5", 0.2), trial("2e-5", 0.4), *ROWS]
+    summary = summarise(made, rows, folder, {})
+    assert [(item.value, item.chosen) for item in summary.trials] == [(0.2, False), (0.4, True)]
+    assert [arm.seconds for arm in summary.arms if arm.name == "a"] == [3.0]
+    assert summary.to_json()["trials"][1]["tried"] == {"train.learning_rate": "2e-5"}
+    write_page(made, summary, folder)
+    page = (folder / PAGE_FILE).read_text()
+    assert "train.learning_rate=2e-5" in page
+    assert "<b>0.400</b>" in page
+    assert "MRR@10 of the prior" in page
 
 
 def test_hues_tell_what_is_sure() -> None:
