@@ -28,7 +28,8 @@ def train(
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A shipped recipe to start from.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --output-dir, which must exist.")
+        bool,
+        typer.Option("--resume", help="Continue the run in --output-dir, with its own settings."),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -51,6 +52,8 @@ def train(
     if schema:
         print_json(json_schema())
         return
+    if resume and (dataset, recipe, config) == (None, None, None):
+        config = _own_config(overrides)
     resolved = resolve_run(dataset=dataset, recipe=recipe, file=config, overrides=overrides)
     if dry_run:
         from jsarag_cli.dry_run import show_plan
@@ -65,6 +68,15 @@ def train(
     else:
         show_result(result)
     require_no_worse(result)
+
+
+def _own_config(overrides: Overrides) -> Path | None:
+    """The settings a run was started with, where --output-dir names one."""
+    from jsarag.io.run_dir import RunDir
+
+    folders = [setting.value for setting in overrides if setting.key == "output.output_dir"]
+    path = RunDir(folders[-1]).config_path if folders else None
+    return path if path is not None and path.is_file() else None
 
 
 def require_no_worse(result: TrainResult) -> None:

@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +169,21 @@ class RunDir:
             reached: counter of a row -> how far the checkpoint had come (``step=40``); a row goes
                 where any of its counters is beyond that.
         """
+        return self._keep_metrics(
+            lambda row: all(row.get(counter, 0) <= limit for counter, limit in reached.items())
+        )
+
+    def restart_metrics(self) -> int:
+        """Drop the rows of an attempt that saved nothing; returns how many.
+
+        The scores before training stay: they are read back, and not made again.
+        """
+        return self._keep_metrics(lambda row: row["kind"] == "eval" and row.get("step") == 0)
+
+    def _keep_metrics(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         rows = self.read_metrics()
-        kept = [
-            row
-            for row in rows
-            if all(row.get(counter, 0) <= limit for counter, limit in reached.items())
-        ]
-        if self.metrics_path.exists():
+        kept = [row for row in rows if wanted(row)]
+        if len(kept) < len(rows):
             write_jsonl(self.metrics_path, kept)
         return len(rows) - len(kept)
 

@@ -122,7 +122,8 @@ def run_training(
 
     Args:
         resolved: the configuration with its sources.
-        resume: refuse to start from nothing.
+        resume: refuse a folder that holds no run. One that was stopped before its first
+            checkpoint starts from its beginning.
         reporter: told what happens.
 
     Raises:
@@ -271,10 +272,10 @@ class _LookAhead:
 
 def _claim(run_dir: RunDir, resolved: Resolved, *, resume: bool) -> Checkpoint | None:
     """Make the folder ours; the checkpoint to continue from, or None."""
-    if resume and latest_step(run_dir) is None:  # before a folder is made
+    if resume and not run_dir.run_path.is_file():  # before a folder is made
         raise CheckpointError(
-            f"{run_dir.path}: expected a checkpoint to resume from, found none; start without "
-            "--resume, or give the --output-dir of the run to continue"
+            f"{run_dir.path}: expected a run to resume, found none; start without --resume, or "
+            "give the --output-dir of the run to continue"
         )
     ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=MAY_CHANGE)
     found = latest_step(run_dir) if ours else None
@@ -309,10 +310,12 @@ def make_run(
             schedule=settings.schedule,
         ),
     )
-    progress = Progress()
     if checkpoint is not None:
         progress = load_state(checkpoint, optimizer, chains, guard)
-        run_dir.rewind_metrics(step=progress.total, warmup_step=progress.warmup_step)
+        lost = run_dir.rewind_metrics(step=progress.total, warmup_step=progress.warmup_step)
+    else:  # perhaps the second start of a run that was killed before its first checkpoint
+        progress = Progress()
+        lost = run_dir.restart_metrics()
     run = TrainingRun(
         config=config,
         parts=parts,
@@ -329,12 +332,25 @@ def make_run(
     run.watch = _watch(run)
     parts.retrievers.train()
     parts.generator.train()
-    run.event(
-        f"resumed at step {progress.total} ({progress.stage})"
-        if checkpoint is not None
-        else f"started; trains {', '.join(optimizer.trained_parts) or 'nothing'}"
-    )
+    run.event(_beginning(run, continued=checkpoint is not None, lost=lost))
     return run
+
+
+def _beginning(run: TrainingRun, *, continued: bool, lost: int) -> str:
+    """Where the run stands, for the log."""
+    progress, settings = run.progress, run.config.train
+    if not continued:
+        again = "started again, nothing was saved before it was stopped" if lost else "started"
+        return f"{again}; trains {', '.join(run.optimizer.trained_parts) or 'nothing'}"
+    if progress.stage != "done":
+        return f"resumed at step {progress.total} ({progress.stage})"
+    if progress.step < settings.max_steps:
+        return (
+            f"resumed at step {progress.total} (done): the run had ended there, and goes on to "
+            f"step {settings.max_steps} with the learning rates of a run of that length. Another "
+            "--output-dir starts one from the beginning"
+        )
+    return f"resumed at step {progress.total} (done): nothing is left to train"
 
 
 def _before(run: TrainingRun) -> dict[str, Any]:

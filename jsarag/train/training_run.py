@@ -248,6 +248,10 @@ class TrainingRun:
         """
         if self.stop.requested:
             self.save()
+            self.event(
+                f"stopped at step {self.progress.total} ({self.progress.stage}), which is saved; "
+                f"`jsarag train --resume --output-dir {self.run_dir.path}` goes on"
+            )
             self.stop.raise_stop()
 
     def log_row(self) -> None:

@@ -100,6 +100,22 @@ class TestFlags:
         assert cli("train", "--dataset", "demo").code == 0
         assert training.resume is False
 
+    def test_resume_reads_the_runs_own_settings(
+        self, cli: Cli, training: Any, tmp_path: Path
+    ) -> None:
+        assert cli("train", "--dataset", "demo", "--k", "3", "--output-dir", "run").code == 0
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        (run / "config.resolved.yaml").write_text(training.resolved.to_yaml(), encoding="utf-8")
+        resumed = cli("train", "--resume", "--output-dir", "run", "--max-steps", "7")
+        assert resumed.code == 0, resumed.err
+        config = training.resolved.config
+        assert (config.data.dataset, config.objective.k) == ("demo", 3)
+        assert config.train.max_steps == 7
+        nothing = cli("train", "--resume", "--output-dir", "elsewhere")
+        assert nothing.code == 2
+        assert "nothing to run" in nothing.err
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [

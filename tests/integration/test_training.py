@@ -192,6 +192,43 @@ def test_nothing_to_resume_is_an_error_and_leaves_nothing(train_toy: Train, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    train_toy: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train.max_steps": 4, "train.generator_warmup_steps": 3, "train.log_steps": 1}
+    whole = train_toy("whole", settings)
+
+    class Killed(Exception):
+        pass
+
+    def die(run: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jsarag.train.training_run.TrainingRun.save", die)
+        with pytest.raises(Killed):
+            train_toy("cut", settings)
+    listener = Listener()
+    again = train_toy("cut", settings, resume=True, reporter=listener)
+    assert listener.about("nothing was saved before it was stopped")
+    expected, found = weights(whole.run_dir), weights(again.run_dir)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    kinds = [
+        [(row["kind"], row.get("step")) for row in RunDir(run.run_dir).read_metrics()]
+        for run in (whole, again)
+    ]
+    assert kinds[0] == kinds[1], "no row of the lost attempt is left"
+
+
+def test_a_finished_run_says_what_a_second_start_does(train_toy: Train) -> None:
+    train_toy("run", {"train.max_steps": 2})
+    same, longer = Listener(), Listener()
+    train_toy("run", {"train.max_steps": 2}, reporter=same)
+    assert same.about("nothing is left to train")
+    train_toy("run", {"train.max_steps": 3}, reporter=longer)
+    assert longer.about("had ended there, and goes on to step 3")
+
+
 def test_the_scores_before_training_stay_those_of_the_same_rows(train_toy: Train) -> None:
     """A resumed run reads its scores before training back, so their split must not change."""
     train_toy("run", {"train.max_steps": 1})
