@@ -1,4 +1,4 @@
-"""``jsarag data``: list, check, convert and fetch data sets."""
+"""``jsarag data``: build, list, check, convert and fetch data sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from jsarag_cli.output import note, print_json, result_console, size
 from jsarag_cli.progress import make_reporter
 
-app = typer.Typer(help="List, check, convert and fetch data sets.", no_args_is_help=True)
+app = typer.Typer(help="Build, list, check, convert and fetch data sets.", no_args_is_help=True)
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _Map = Annotated[
@@ -20,6 +20,58 @@ _Map = Annotated[
 _Splits = Annotated[
     list[str], typer.Option("--split", help="Only this split; repeatable. Default: all there are.")
 ]
+
+
+@app.command()
+def build(
+    documents: Annotated[
+        list[Path], typer.Argument(metavar="DOCS...", help="Folders and files of documents.")
+    ],
+    questions: Annotated[
+        Path, typer.Option(metavar="FILE", help="A table of questions: CSV, TSV, XLSX, JSONL.")
+    ],
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="The data set to write.")],
+    map_: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            metavar="ROLE=COLUMN,...",
+            help="Columns of question, answer, id, conversation, source; guessed by name.",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose tokens are counted. Default: minilm.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=24, help="Of a passage. Default: what training reads."),
+    ] = None,
+    overlap_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Repeated by the next. Default: a sixth of that."),
+    ] = None,
+    dev_fraction: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of the questions, for dev.")
+    ] = 0.2,
+    split_by: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="Rows that share it stay together: auto, source, conversation, answer, question.",
+        ),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(metavar="N", help="Chooses the rows of dev.")] = 0,
+    json: _Json = False,
+) -> None:
+    """Make a data set of documents and a table of questions. Ends with 3 if nothing can be read."""
+    from jsarag_cli.building import build_options, run_build, show_build
+
+    options = build_options(encoder, max_tokens, overlap_tokens, map_, dev_fraction, split_by, seed)
+    report = run_build(documents, questions, output, options)
+    if json:
+        print_json(report.as_dict())
+    else:
+        show_build(report)
 
 
 @app.command("list")
@@ -72,6 +124,10 @@ def convert(
     data_dir: Annotated[Path | None, typer.Option(help="Official files of a data set.")] = None,
     map_: _Map = None,
     splits: _Splits = [],  # noqa: B006 - typer copies it
+    dev_fraction: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Cut a dev split off the training rows."),
+    ] = None,
     json: _Json = False,
 ) -> None:
     """Write a data set as a folder with kb.jsonl and train.jsonl, dev.jsonl, test.jsonl."""
@@ -79,6 +135,10 @@ def convert(
     from jsarag_cli.datasets import load_all, parse_map
 
     loaded = load_all(dataset, format_, data_dir=data_dir, field_map=parse_map(map_), splits=splits)
+    if dev_fraction is not None:
+        from jsarag.data.building.splits import cut_dev
+
+        loaded = cut_dev(loaded, dev_fraction)
     for text in loaded.notes:
         note(text)
     written = write_folder(loaded, target)

@@ -30,6 +30,10 @@ _FASTER = {
 }
 # A module, and what installs it.
 _OPTIONAL = {
+    "semantic_text_splitter": "jsarag[documents]",
+    "mammoth": "jsarag[documents]",
+    "pypdf": "jsarag[documents]",
+    "openpyxl": "jsarag[documents]",
     "faiss": "jsarag[faiss]",
     "fastapi": "jsarag[serve]",
     "uvicorn": "jsarag[serve]",

@@ -13,7 +13,7 @@ from typing import Any
 
 from jsarag.data.examples import read_examples
 from jsarag.data.knowledge_base import KnowledgeBase, read_passages
-from jsarag.data.registry import KB_FILE, SPLITS, Dataset, find_file, load_dataset
+from jsarag.data.registry import KB_FILE, SPLITS, Dataset, find_file, find_split, load_dataset
 from jsarag.data.rows import OnProblem, ReadStats
 from jsarag.errors import DataError
 from jsarag.types import Example
@@ -224,7 +224,7 @@ def _read_folder(
         on_problem(DataError("expected at least one passage, found none", path=kb_path))
     rows: dict[str, list[Example]] = {}
     for split in splits or SPLITS:
-        path = find_file(folder, f"{split}.jsonl")
+        path = find_split(folder, split)
         if path is None:
             if splits is not None or split == "train":
                 on_problem(

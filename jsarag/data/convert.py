@@ -8,11 +8,15 @@ from typing import Any
 
 from jsarag.data.registry import KB_FILE, Dataset
 from jsarag.errors import CheckpointError, DataError
-from jsarag.io.atomic import is_complete, write_folder, write_jsonl
+from jsarag.io.atomic import is_complete, write_folder, write_jsonl, write_text
 from jsarag.types import Example, Passage
 
+_NO_TEXTS: Mapping[str, str] = {}
 
-def convert(dataset: Dataset, target: Path | str) -> dict[str, int]:
+
+def convert(
+    dataset: Dataset, target: Path | str, *, texts: Mapping[str, str] = _NO_TEXTS
+) -> dict[str, int]:
     """Write a data set so that ``--dataset TARGET`` reads the same passages and rows.
 
     The folder appears when it is whole. One that this function wrote before is replaced.
@@ -20,6 +24,7 @@ def convert(dataset: Dataset, target: Path | str) -> dict[str, int]:
     Args:
         dataset: what to write; all its loaded splits are.
         target: the folder.
+        texts: further files by name, such as a README.
 
     Returns:
         Rows written by file name.
@@ -35,12 +40,7 @@ def convert(dataset: Dataset, target: Path | str) -> dict[str, int]:
                     f"'{example.id}' of '{split}' has no answer, which our rows need; read the "
                     "folder as it is, or leave this split out"
                 )
-    if target.is_dir() and not is_complete(target) and any(target.iterdir()):
-        raise DataError(
-            "expected no folder, an empty one, or one written by an earlier conversion; choose "
-            "another target or move its files away",
-            path=target,
-        )
+    refuse_foreign(target)
     written: dict[str, int] = {}
     try:
         with write_folder(target) as folder:
@@ -48,9 +48,27 @@ def convert(dataset: Dataset, target: Path | str) -> dict[str, int]:
             for split, examples in dataset.splits.items():
                 name = f"{split}.jsonl"
                 written[name] = write_jsonl(folder / name, map(example_row, examples))
+            for name, text in texts.items():
+                write_text(folder / name, text)
     except CheckpointError as error:
         raise DataError(str(error)) from error
     return written
+
+
+def refuse_foreign(target: Path) -> None:
+    """Refuse to write over what was not written by us.
+
+    Raises:
+        DataError: the target is a file, or a folder with something else in it.
+    """
+    if target.is_file():
+        raise DataError("expected a folder to write, found a file; choose another", path=target)
+    if target.is_dir() and not is_complete(target) and any(target.iterdir()):
+        raise DataError(
+            "expected no folder, an empty one, or one written by an earlier conversion; choose "
+            "another target or move its files away",
+            path=target,
+        )
 
 
 def passage_row(passage: Passage) -> dict[str, Any]:

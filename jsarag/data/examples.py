@@ -1,6 +1,6 @@
-"""Questions and dialogue contexts with their answers, read from JSON Lines.
+"""Questions and dialogue contexts with their answers, read from JSON Lines or a table.
 
-A row is ``{"id", "question" or "history": [{"speaker", "text"}], "answers": [...] or "response",
+A row is ``{"id"?, "question" or "history": [{"speaker", "text"}], "answers": [...] or "response",
 "gold_passages"?, "exclude_passages"?, "dialogue_id"?}``. How a context becomes text belongs to
 ``models/prompts``.
 """
@@ -19,8 +19,8 @@ from jsarag.data.rows import (
     Row,
     map_for,
     raise_problem,
-    read_rows,
 )
+from jsarag.data.tables import read_any_rows
 from jsarag.errors import DataError
 from jsarag.types import Example, Turn
 
@@ -35,7 +35,7 @@ def read_examples(
     stats: ReadStats | None = None,
     on_problem: OnProblem = raise_problem,
 ) -> list[Example]:
-    """The rows of a JSON Lines file (or ``.gz``), in order.
+    """The rows of a JSON Lines file or a table (or ``.gz``), in order.
 
     ``response`` is the text the likelihood is computed on; where both fields are given it comes
     before ``answers``, which are then further accepted answers. ``dialogue_id`` is the row's own if
@@ -55,22 +55,14 @@ def read_examples(
     path = Path(path)
     stats = ReadStats() if stats is None else stats
     renamed = map_for("examples", field_map)
-    rows = read_rows(path, EXAMPLE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem)
-    return examples_of(rows, kb, stats, on_problem)
-
-
-def examples_of(
-    rows: Iterable[Row],
-    kb: KnowledgeBase | None,
-    stats: ReadStats,
-    on_problem: OnProblem = raise_problem,
-) -> list[Example]:
-    """Examples from rows, whatever kind of file they stand in."""
+    rows = read_any_rows(
+        path, EXAMPLE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem
+    )
     examples: list[Example] = []
     lines: dict[str, int] = {}
     for row in rows:
         try:
-            example = _example(row, kb, stats)
+            example = _example(row, kb, stats, lines)
             first = lines.setdefault(example.id, row.line)
             if first != row.line:
                 raise row.error(
@@ -98,9 +90,14 @@ def derived_dialogue_id(history: Iterable[Turn]) -> str:
     return hashlib.sha256(first.text.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _example(row: Row, kb: KnowledgeBase | None, stats: ReadStats) -> Example:
-    identity = row.identity("id")
+def _example(
+    row: Row, kb: KnowledgeBase | None, stats: ReadStats, used: Mapping[str, int]
+) -> Example:
+    own = row.own_id()
     question, history = _context(row, stats)
+    answers = _answers(row, stats)
+    content = (question or "", *(turn.text for turn in history), *answers)
+    identity = row.made_id("q", content, used, stats) if own is None else own
     gold = _passages(row, "gold_passages", kb)
     exclude = _passages(row, "exclude_passages", kb)
     if both := set(gold) & set(exclude):
@@ -114,7 +111,7 @@ def _example(row: Row, kb: KnowledgeBase | None, stats: ReadStats) -> Example:
         dialogue = derived_dialogue_id(history) if history else identity
     return Example(
         id=identity,
-        answers=_answers(row, stats),
+        answers=answers,
         question=question,
         history=history,
         gold_passages=gold,

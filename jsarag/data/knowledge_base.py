@@ -18,8 +18,8 @@ from jsarag.data.rows import (
     Row,
     map_for,
     raise_problem,
-    read_rows,
 )
+from jsarag.data.tables import read_any_rows
 from jsarag.errors import DataError
 from jsarag.types import Passage
 
@@ -99,7 +99,7 @@ class KnowledgeBase:
         *,
         stats: ReadStats | None = None,
     ) -> KnowledgeBase:
-        """Read ``{"id", "text", "title"?, "meta"?}`` rows from a JSON Lines file (or ``.gz``).
+        """Read ``{"id"?, "text" or "title", "meta"?}`` rows from a JSON Lines file or a table.
 
         Args:
             path: the file.
@@ -124,17 +124,14 @@ def read_passages(
     """The rows of a passage file, in order; faulty ones go to ``on_problem`` and are left out."""
     stats = ReadStats() if stats is None else stats
     renamed = map_for("kb", field_map)
-    rows = read_rows(path, PASSAGE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem)
-    return passages_of(rows, on_problem)
-
-
-def passages_of(rows: Iterable[Row], on_problem: OnProblem = raise_problem) -> list[Passage]:
-    """Passages from rows, whatever kind of file they stand in."""
+    rows = read_any_rows(
+        path, PASSAGE_FIELDS, field_map=renamed, stats=stats, on_problem=on_problem
+    )
     passages: list[Passage] = []
     lines: dict[str, int] = {}
     for row in rows:
         try:
-            passage = _passage(row)
+            passage = _passage(row, stats, lines)
             first = lines.setdefault(passage.id, row.line)
             if first != row.line:
                 raise row.error(
@@ -149,13 +146,19 @@ def passages_of(rows: Iterable[Row], on_problem: OnProblem = raise_problem) -> l
     return passages
 
 
-def _passage(row: Row) -> Passage:
+def _passage(row: Row, stats: ReadStats, used: Mapping[str, int]) -> Passage:
     meta = row.get("meta") if row.has("meta") else {}
     if not isinstance(meta, dict):
         raise row.error("expected an object {...}; put the values under names", "meta")
-    return Passage(
-        id=row.identity("id"), text=row.text("text"), title=row.optional_text("title"), meta=meta
-    )
+    own, title = row.own_id(), row.optional_text("title")
+    if title.strip() and not (row.has("text") and row.optional_text("text").strip()):
+        # Some knowledge bases are lists of names. What is read is a passage's text, so that it is.
+        text, title = title, ""
+        stats.titles_alone += 1
+    else:
+        text = row.text("text")
+    identity = row.made_id("p", (title, text), used, stats) if own is None else own
+    return Passage(id=identity, text=text, title=title, meta=meta)
 
 
 def _repeated(passages: Iterable[Passage]) -> str:

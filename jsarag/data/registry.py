@@ -1,7 +1,8 @@
 """One call from a data set's name or folder to its passages and rows.
 
-'demo' is made on the spot; a folder with ``kb.jsonl`` and ``train|dev|test.jsonl`` is ours; an
-official name needs the folder its published files lie in. Reading those belongs to ``formats``.
+'demo' is made on the spot; a folder with ``kb.jsonl`` and ``train|dev|test.jsonl`` (or tables) is
+ours; an official name needs the folder its published files lie in. Reading those belongs to
+``formats``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from jsarag.data.building.documents import SUFFIXES
 from jsarag.data.examples import read_examples
 from jsarag.data.formats import all_formats, get_format, recognise
 from jsarag.data.formats.base import Format
@@ -165,18 +167,50 @@ def _folder(
     return Dataset(name, kb, rows, tuple(notes))
 
 
+def find_split(folder: Path, split: str) -> Path | None:
+    """The rows of a split beside ``kb.jsonl``: JSON Lines, else a table; None without either."""
+    found = (find_file(folder, f"{split}{suffix}") for suffix in (".jsonl", ".csv", ".tsv"))
+    return next((path for path in found if path is not None), None)
+
+
 def _need(folder: Path, name: str) -> Path:
-    path = find_file(folder, name)
+    path = find_file(folder, name) if name == KB_FILE else find_split(folder, Path(name).stem)
     if path is not None:
         return path
-    found = sorted(entry.name for entry in folder.iterdir())
-    shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     raise DataError(
-        f"expected {KB_FILE} and one .jsonl a split ({', '.join(SPLITS)}), found "
-        f"{shown or 'an empty folder'}; add {name}, or convert official files with "
-        "`jsarag data convert`",
+        f"expected {KB_FILE} and one .jsonl or .csv a split ({', '.join(SPLITS)}), found "
+        f"{_listing(folder)}; {_fix(folder, name)}",
         path=folder / name,
     )
+
+
+def _listing(folder: Path) -> str:
+    found = sorted(entry.name for entry in folder.iterdir())
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    return ", ".join(found[:8]) + more or "an empty folder"
+
+
+def _fix(folder: Path, name: str) -> str:
+    """What to do about a missing file, by what else is there."""
+    if find_file(folder, KB_FILE) is not None:
+        if name != "dev.jsonl" or find_split(folder, "train") is None:
+            return f"add {name}"
+        return (
+            f"add {name}, or cut it off the training rows: "
+            f"`jsarag data convert {folder} FOLDER --dev-fraction 0.2`"
+        )
+    if any(_is_document(entry) for entry in folder.iterdir()):
+        return (
+            "where these are documents, make a data set of them and a table of questions: "
+            f"`jsarag data build {folder} --questions FILE --output FOLDER`"
+        )
+    return f"add {name}; `jsarag data list` names the files of the official formats"
+
+
+def _is_document(entry: Path) -> bool:
+    """Whether a file, or one right inside a folder, may be made passages of."""
+    names = [entry] if entry.is_file() else entry.glob("*.*")
+    return any(name.suffix.lower() in SUFFIXES for name in names)
 
 
 def _unknown(name: str) -> str:

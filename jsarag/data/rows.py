@@ -7,10 +7,11 @@ mean belongs to ``knowledge_base`` and ``examples``.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,8 @@ class ReadStats:
     blank_lines: int = 0
     empty_turns: int = 0
     repeated_answers: int = 0
+    made_ids: int = 0
+    titles_alone: int = 0
     ignored_keys: Counter[str] = field(default_factory=Counter)
 
     def notes(self, name: str) -> tuple[str, ...]:
@@ -65,6 +68,8 @@ class ReadStats:
             (self.empty_turns, "empty turns dropped from histories"),
             (self.repeated_answers, "repeated answers dropped"),
             (self.blank_lines, "blank lines skipped"),
+            (self.made_ids, "rows without an id got one made of their content"),
+            (self.titles_alone, "passages with a title alone, read as their text"),
         )
         found += [f"{name}: {count} {what}" for count, what in counts if count]
         return tuple(found)
@@ -272,6 +277,33 @@ class Row:
     def identity(self, name: str) -> str:
         """A string id; a whole number is taken as its digits."""
         return self.check_identity(self.get(name), name)
+
+    def own_id(self) -> str | None:
+        """The row's ``id``, None where it has none.
+
+        A renaming of ``id`` says that there is one, so then it must be there.
+        """
+        return self.identity("id") if self.has("id") or self._names["id"] != "id" else None
+
+    def made_id(
+        self, prefix: str, content: Sequence[str], used: Container[str], stats: ReadStats
+    ) -> str:
+        """An id for a row that has none, made of its content.
+
+        Args:
+            prefix: what a made id begins with.
+            content: the texts that make the row what it is.
+            used: ids of the rows before; a repeated row gets a number behind its digest.
+            stats: counts the ids made.
+        """
+        stats.made_ids += 1
+        digest = hashlib.sha256("\0".join(content).encode("utf-8", "surrogatepass"))
+        made = wanted = f"{prefix}-{digest.hexdigest()[:12]}"
+        count = 1
+        while made in used:
+            count += 1
+            made = f"{wanted}-{count}"
+        return made
 
     def optional_text(self, name: str) -> str:
         """A string, "" where the field is missing or null."""

@@ -88,6 +88,19 @@ def test_convert_writes_the_splits_asked_for(cli: Cli, folder: Path) -> None:
     assert cli("data", "convert", str(folder), "other", "--split", "test").code == 3
 
 
+def test_convert_cuts_a_dev_split_where_there_is_none(cli: Cli, folder: Path) -> None:
+    rows = [{**ROW, "id": f"q{n}", "question": f"what {n}?", "answers": [f"{n}"]} for n in range(5)]
+    for row in rows:
+        del row["gold_passages"]
+    write_rows(folder / "train.jsonl", *rows)
+    wrong = cli("data", "convert", str(folder), "out", "--dev-fraction", "0.4")
+    assert wrong.code == 3
+    assert "has a dev split" in wrong.err
+    (folder / "dev.jsonl").unlink()
+    ended = cli("data", "convert", str(folder), "out", "--dev-fraction", "0.4", "--json")
+    assert ended.json["rows"] == {"kb.jsonl": 2, "train.jsonl": 3, "dev.jsonl": 2}
+
+
 def test_convert_reads_a_format_by_name(cli: Cli, tmp_path: Path) -> None:
     squad = {
         "data": [

@@ -27,6 +27,8 @@ VERBS = (
     "bench kernels",
     "bench train-step",
     "data",
+    "data build",
+    "data check",
     "demo",
     "doctor",
 )

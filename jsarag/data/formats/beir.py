@@ -17,7 +17,7 @@ from jsarag.data.formats.base import (
     require_no_map,
     wanted,
 )
-from jsarag.data.formats.tsv import table
+from jsarag.data.tables import table
 from jsarag.errors import DataError
 from jsarag.types import Example, Passage
 

@@ -6,6 +6,7 @@ Rows come from Google's ``NQ-open.*.jsonl`` or DPR's ``nq-*.qa.csv``; passages f
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from jsarag.data.formats.base import (
     require_no_map,
     wanted,
 )
-from jsarag.data.formats.tsv import answer_list, table
+from jsarag.data.tables import table
 from jsarag.errors import DataError
 from jsarag.types import Example, Passage
 
@@ -101,7 +102,27 @@ def _csv_pairs(path: Path) -> Iterator[tuple[str, list[str]]]:
                 path=path,
                 line=line,
             )
-        yield cells[0], answer_list(cells[1], path, line)
+        yield cells[0], _answer_list(cells[1], path, line)
+
+
+def _answer_list(text: str, path: Path, line: int) -> list[str]:
+    """Answers written as a Python or JSON list literal.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise DataError(
+            f"expected a list of texts such as ['a', 'b'], found {text[:60]!r}; quote each answer",
+            path=path,
+            line=line,
+            field="answers",
+        )
+    return value
 
 
 FORMAT = Format(

@@ -116,7 +116,7 @@ def turn(**changes: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("row", "field", "words"),
     [
-        ({"question": "q", "answers": ["r"]}, "id", "missing"),
+        ({"id": "", "question": "q", "answers": ["r"]}, "id", "empty"),
         ({"id": "x", "answers": ["r"]}, "question", "either 'question' or 'history', found none"),
         ({"id": "x", "question": "q", "history": turn(), "answers": ["r"]}, "question", "both"),
         ({"id": "x", "question": "", "answers": ["r"]}, "question", "empty"),
@@ -181,3 +181,18 @@ def test_problems_can_be_collected(jsonl: Any) -> None:
     found = read_examples(jsonl("train.jsonl", rows), on_problem=problems.append)
     assert [example.id for example in found] == ["1", "3"]
     assert [problem.line for problem in problems] == [1, 3, 5]
+
+
+def test_rows_without_an_id_get_one_that_stays(jsonl: Any) -> None:
+    bare = {"question": "q", "answers": ["r"]}
+    stats = ReadStats()
+    first = read_examples(jsonl("a.jsonl", [bare, GOOD, bare]), stats=stats)
+    assert first[0].id.startswith("q-")
+    assert [example.id for example in first] == [first[0].id, "1", f"{first[0].id}-2"]
+    assert stats.notes("a.jsonl") == (
+        "a.jsonl: 2 rows without an id got one made of their content",
+    )
+    other = {"question": "q", "answers": ["s"]}
+    second = read_examples(jsonl("b.jsonl", [other, bare]))
+    assert second[1].id == first[0].id
+    assert second[0].id != first[0].id

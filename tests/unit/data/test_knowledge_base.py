@@ -82,11 +82,11 @@ def test_fields_are_renamed(jsonl: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "field", "words"),
     [
-        ({"text": "x"}, "id", "missing; this row has the fields text"),
+        ({"id": "", "text": "x"}, "id", "empty"),
         ({"id": "a"}, "text", "missing"),
+        ({"id": "a", "title": " ", "text": ""}, "text", "empty"),
         ({"id": "a", "text": None}, "text", "missing"),
         ({"id": "a", "text": "  "}, "text", "empty"),
-        ({"id": "", "text": "x"}, "id", "empty"),
         ({"id": 1.5, "text": "x"}, "id", "expected text, found a number (1.5)"),
         ({"id": True, "text": "x"}, "id", "expected text, found true or false"),
         ({"id": "a", "text": ["x"]}, "text", 'expected text, found a list (["x"])'),
@@ -169,3 +169,20 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_passages_given_directly_must_be_distinct() -> None:
     with pytest.raises(DataError, match="'a' twice"):
         KnowledgeBase([Passage("a", "x"), Passage("b", "y"), Passage("a", "z")])
+
+
+def test_a_title_alone_is_the_text(jsonl: Any) -> None:
+    rows = [{"id": "a", "title": "Otter"}, {"id": "b", "title": "Heron", "text": " "}]
+    stats = ReadStats()
+    kb = KnowledgeBase.read(jsonl("kb.jsonl", rows), stats=stats)
+    assert [(passage.title, passage.text) for passage in kb] == [("", "Otter"), ("", "Heron")]
+    assert stats.notes("kb.jsonl") == (
+        "kb.jsonl: 2 passages with a title alone, read as their text",
+    )
+
+
+def test_passages_without_an_id_get_one_that_stays(jsonl: Any) -> None:
+    first = KnowledgeBase.read(jsonl("a.jsonl", [{"text": "one"}, {"text": "two"}]))
+    second = KnowledgeBase.read(jsonl("b.jsonl", [{"text": "two"}, {"text": "two"}]))
+    assert first.ids[1] == second.ids[0]
+    assert len({*first.ids, *second.ids}) == 3

@@ -80,9 +80,35 @@ def test_a_missing_split_is_named_before_reading(folder: Path) -> None:
 def test_a_folder_without_passages(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"kb\.jsonl: expected .* found an empty folder; add"):
         load_dataset(str(tmp_path))
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"found notes\.txt; add kb\.jsonl"):
+    (tmp_path / "notes.log").write_text("x")
+    with pytest.raises(DataError, match=r"found notes\.log; add kb\.jsonl"):
         load_dataset(str(tmp_path))
+
+
+def test_a_folder_of_documents_is_told_of_build(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("x")
+    (tmp_path / "faq.csv").write_text("Frage,Antwort\n")
+    with pytest.raises(DataError, match=r"found docs, faq\.csv; .*`jsarag data build \S+ --quest"):
+        load_dataset(str(tmp_path))
+
+
+def test_tables_stand_beside_json_lines(folder: Path, jsonl: Any) -> None:
+    (folder / "train.jsonl").unlink()
+    (folder / "train.csv").write_text('question,answers,gold_passages\nhow?,"[""so""]",a\n')
+    loaded = load_dataset(str(folder))
+    assert [row.gold_passages for row in loaded.splits["train"]] == [("a",)]
+    assert len(loaded.splits["dev"]) == 2
+    assert any("without an id" in note for note in loaded.notes)
+    (folder / "kb.jsonl").unlink()
+    (folder / "kb.csv").write_text("id,text\na,A.\nb,B.\nc,C.\n")
+    assert len(load_dataset(str(folder)).kb) == 3
+
+
+def test_no_dev_says_how_to_cut_one(folder: Path) -> None:
+    (folder / "dev.jsonl").unlink()
+    with pytest.raises(DataError, match=r"dev\.jsonl: .*data convert \S+ FOLDER --dev-fraction"):
+        load_dataset(str(folder))
 
 
 @pytest.mark.parametrize(
