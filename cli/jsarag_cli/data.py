@@ -93,11 +93,23 @@ def check(
     map_: _Map = None,
     splits: _Splits = [],  # noqa: B006 - typer copies it
     max_problems: Annotated[int, typer.Option(metavar="N", min=1, help="Problems to show.")] = 20,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose token limits apply.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose token limits apply.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The shipped recipe whose models and limits apply.")
+    ] = None,
     json: _Json = False,
 ) -> None:
-    """Read a data set to its end and report what is wrong with it. Ends with 3 if anything is."""
+    """Read a data set to its end and report what is wrong with it. Ends with 3 if anything is.
+
+    Says, too, how much of it the token limits of training would cut.
+    """
     from jsarag.data.check import check_dataset
-    from jsarag_cli.datasets import parse_map, show_check
+    from jsarag_cli.datasets import measure_limits, parse_map, show_check, show_limits
 
     report = check_dataset(
         dataset,
@@ -106,10 +118,12 @@ def check(
         splits=splits or None,
         max_problems=max_problems,
     )
+    limits = measure_limits(dataset, report, encoder=encoder, generator=generator, recipe=recipe)
     if json:
-        print_json(report.as_dict())
+        print_json({**report.as_dict(), "limits": [cut.as_dict() for cut in limits]})
     else:
         show_check(report, result_console())
+        show_limits(limits, result_console())
     if not report.ok:
         raise typer.Exit(3)
 

@@ -14,6 +14,7 @@ from jsarag_cli.output import facts, table
 if TYPE_CHECKING:
     from jsarag.data.check import CheckReport
     from jsarag.data.registry import Dataset
+    from jsarag.limits import Cut
     from jsarag.train.reporting import Reporter
 
 _MIB = 2**20
@@ -157,6 +158,51 @@ def show_check(report: CheckReport, console: Console) -> None:
         console.print(Text.assemble(("warning: ", "yellow"), text), soft_wrap=True)
     for text in report.notes:
         console.print(Text.assemble(("note: ", "cyan"), text), soft_wrap=True)
+
+
+def measure_limits(
+    dataset: str,
+    report: CheckReport,
+    *,
+    encoder: str | None,
+    generator: str | None,
+    recipe: str | None,
+) -> list[Cut]:
+    """What the token limits of a run on this data would cut; nothing where nothing was read.
+
+    A model that is not there is noted, and takes only this part of a check away.
+
+    Raises:
+        ConfigError: the recipe is unknown.
+    """
+    from jsarag.config.load import flag, resolve_run
+    from jsarag.errors import BackendUnavailableError
+    from jsarag.limits import measure_examples, measure_passages
+    from jsarag_cli.output import note
+
+    given = {"retriever.model": ("encoder", encoder), "generator.model": ("generator", generator)}
+    overrides = [
+        flag(key, value, f"flag --{name}") for key, (name, value) in given.items() if value
+    ]
+    config = resolve_run(dataset=dataset, recipe=recipe, overrides=overrides).config
+    if report.data is None:
+        return []
+    examples = [row for rows in report.data.splits.values() for row in rows]
+    try:
+        passages = measure_passages(config, report.data.kb.passages)
+        return [*passages, *measure_examples(config, examples)]
+    except BackendUnavailableError as error:
+        note(f"what the token limits cut was not measured: {error}", level="warning")
+        return []
+
+
+def show_limits(cuts: Sequence[Cut], console: Console) -> None:
+    """What the token limits cut, a warning each; one line where they cut nothing."""
+    found = [cut for cut in cuts if cut.texts_cut]
+    for cut in found:
+        console.print(Text.assemble(("warning: ", "yellow"), cut.describe()), soft_wrap=True)
+    if cuts and not found:
+        console.print("no text is longer than the token limits of training", style="dim")
 
 
 def _show_splits(report: CheckReport, console: Console) -> None:

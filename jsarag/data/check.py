@@ -75,7 +75,10 @@ class SplitReport:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """All of it; ``ok`` means that training would read the folder without an error."""
+    """All of it; ``ok`` means that training would read the folder without an error.
+
+    ``data`` is what could be read, for further measures; None without a passage.
+    """
 
     name: str
     kb: KbReport | None
@@ -84,6 +87,7 @@ class CheckReport:
     problem_count: int
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    data: Dataset | None = None
 
     @property
     def ok(self) -> bool:
@@ -170,6 +174,7 @@ def check_dataset(
         problem_count=problems.count,
         warnings=tuple(_warnings(kb_report, reports)),
         notes=notes,
+        data=None if kb is None else Dataset(name, kb, rows),
     )
 
 

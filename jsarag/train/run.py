@@ -27,6 +27,7 @@ from jsarag.index.flat import FlatIndex
 from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint
 from jsarag.io.peak import forget_peak, highest_bytes
 from jsarag.io.run_dir import RunDir
+from jsarag.limits import QUICK_SAMPLE, measure_passages, passages_warning
 from jsarag.models.generator import Generator
 from jsarag.models.retrievers import PartName, RetrieverParts
 from jsarag.runs import index_folder, saved_index
@@ -235,7 +236,10 @@ def _stored_index(
 
 
 class _LookAhead:
-    """Finds the token budgets before anything is embedded, and refuses a run that does not fit."""
+    """What is said and found before anything is embedded: texts cut, token budgets, memory.
+
+    Refuses a run that does not fit.
+    """
 
     def __init__(self, config: Config, run_dir: RunDir, tell: Tell) -> None:
         self._config, self._path, self._tell = config, run_dir.path / PROBE_FILE, tell
@@ -245,6 +249,10 @@ class _LookAhead:
     def __call__(self, dataset: Dataset, retrievers: RetrieverParts, generator: Generator) -> None:
         """Try chunks, unless the run has a record of it; set the budgets; say what will be held."""
         known = Probe.load(self._path) if self._path.is_file() else None
+        if known is None:
+            cuts = measure_passages(self._config, dataset.kb.passages, sample=QUICK_SAMPLE)
+            if warning := passages_warning(cuts):
+                self._tell(warning, "warning")
         settings = self._config.train
         bf16 = settings.bf16 and generator.supports_bf16
         if known is not None and not known.serves(settings.chunk_tokens, bf16):

@@ -156,3 +156,36 @@ def test_fetch_without_an_address_says_which_files_are_needed(cli: Cli) -> None:
     ended = cli("data", "fetch", "wow")
     assert ended.code == 2
     assert "train.json" in ended.err
+
+
+def test_check_says_what_the_token_limits_cut(cli: Cli, folder: Path) -> None:
+    assert "no text is longer than the token limits" in cli("data", "check", str(folder)).out
+    write_rows(folder / "kb.jsonl", {"id": "a", "text": "oil the tower clock " * 100}, PASSAGES[1])
+    ended = cli("data", "check", str(folder))
+    assert ended.code == 0
+    for part in ("retriever", "generator"):
+        assert f"{part}.max_passage_tokens=160 cuts 1 of 2 passages" in ended.out
+        assert f"--set {part}.max_passage_tokens=" in ended.out
+    record = cli("data", "check", str(folder), "--recipe", "demo", "--json").json
+    cuts = {cut["setting"]: cut for cut in record["limits"]}
+    assert cuts["retriever.max_passage_tokens"]["limit"] == 64
+    assert cuts["retriever.max_passage_tokens"]["texts_cut"] == 1
+    assert cuts["generator.max_response_tokens"]["texts_cut"] == 0
+
+
+def test_check_goes_on_where_the_encoder_is_not_there(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jsarag import limits
+    from jsarag.errors import BackendUnavailableError
+
+    for flags in (("--encoder", "./nowhere"), ("--recipe", "dmeo")):
+        assert cli("data", "check", str(folder), *flags).code == 2
+
+    def away(*_: Any) -> None:
+        raise BackendUnavailableError("no such model here")
+
+    monkeypatch.setattr(limits, "measure_passages", away)
+    ended = cli("data", "check", str(folder))
+    assert (ended.code, "mine  fine" in ended.out) == (0, True)
+    assert "what the token limits cut was not measured: no such model here" in ended.err
