@@ -264,6 +264,18 @@ def test_memory_is_forecast_before_anything_is_embedded(
     assert not (tmp_path / "run" / "index").exists()
 
 
+def test_cut_passages_are_said_before_anything_is_embedded(train_toy: Train) -> None:
+    listener = Listener()
+    limits = {"retriever.max_passage_tokens": 8, "train.max_steps": 1}
+    train_toy("run", limits, reporter=listener)
+    [(text, level)] = listener.about("tokens of the passages are cut")
+    assert "by retriever.max_passage_tokens=8; what stands there" in text
+    assert level == "warning"
+    untouched = Listener()
+    train_toy("whole", {"train.max_steps": 1}, reporter=untouched)
+    assert untouched.about("tokens of the passages are cut") == []
+
+
 def test_a_lost_index_is_said_when_a_run_is_continued(train_toy: Train) -> None:
     first = train_toy("run", {"train.max_steps": 1, "train.schedule": "constant"})
     shutil.rmtree(first.run_dir / "index" / "gen-0")

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jsarag.data.building.documents import read_documents
+from jsarag.data.building.documents import Documents, read_documents
 from jsarag.data.building.gold import GoldReport, Sources, find_gold
 from jsarag.data.building.questions import Questions, read_questions
 from jsarag.data.building.repeats import PassageSet, boilerplate, without_copies
 from jsarag.data.building.splits import Split, SplitBy, split_rows
 from jsarag.data.building.splitting import PassageSplitter
+from jsarag.data.building.summary import readme
 from jsarag.data.building.texts import counted
 from jsarag.data.convert import convert, refuse_foreign
 from jsarag.data.knowledge_base import KnowledgeBase
@@ -54,6 +55,9 @@ class BuildReport:
     """What was made of what; everything that was guessed, left out or found twice.
 
     Attributes:
+        target: the folder written.
+        encoder: whose tokens were counted.
+        max_tokens, overlap_tokens: the limits of a passage.
         documents: files read.
         passages: in the knowledge base.
         longest_tokens: of its passages, title and special tokens included.
@@ -64,6 +68,7 @@ class BuildReport:
         unreadable: documents that could not be read, each with the reason.
         kinds_left_out: files of other kinds by suffix.
         columns: what was read from which column.
+        columns_unused: columns of the table that were not read.
         rows: questions by split.
         rows_left_out: rows of the table that could not be used, each with the reason.
         gold: how the source column fared; None without one.
@@ -136,20 +141,6 @@ def build_dataset(
         by=options.split_by,
         seed=options.seed,
     )
-    notes = [*asked.notes, *split.notes]
-    guessed = [
-        f"{item.path} ({item.encoding})"
-        for item in found.read
-        if item.encoding not in ("", "utf-8")
-    ]
-    if guessed:
-        more = f" and {len(guessed) - 5:,} more" if len(guessed) > 5 else ""
-        notes.append(f"not in UTF-8, so read as: {', '.join(guessed[:5])}{more}")
-    if splitter.shortened_titles:
-        notes.append(
-            f"{counted(splitter.shortened_titles, 'passage')} with a title path of more than a "
-            "quarter of the limit: the outermost headings went (meta.headings has all)"
-        )
     report = BuildReport(
         target=str(target),
         encoder=options.encoder,
@@ -171,10 +162,29 @@ def build_dataset(
         gold=fared if fared.rows else None,
         kept_together=split.kept_together,
         groups=split.groups,
-        notes=notes,
+        notes=[*asked.notes, *split.notes, *_notes(found, splitter)],
     )
     _write(target, kept, asked, gold, split, report)
     return report
+
+
+def _notes(found: Documents, splitter: PassageSplitter) -> list[str]:
+    """What was guessed or shortened on the way from files to passages, a sentence each."""
+    notes = []
+    guessed = [
+        f"{item.path} ({item.encoding})"
+        for item in found.read
+        if item.encoding not in ("", "utf-8")
+    ]
+    if guessed:
+        more = f" and {len(guessed) - 5:,} more" if len(guessed) > 5 else ""
+        notes.append(f"not in UTF-8, so read as: {', '.join(guessed[:5])}{more}")
+    if splitter.shortened_titles:
+        notes.append(
+            f"{counted(splitter.shortened_titles, 'passage')} with a title path of more than a "
+            "quarter of the limit: the outermost headings went (meta.headings has all)"
+        )
+    return notes
 
 
 def _write(
@@ -185,8 +195,6 @@ def _write(
     split: Split,
     report: BuildReport,
 ) -> None:
-    from jsarag.data.building.summary import readme
-
     examples = [
         replace(row.example, gold_passages=ids) for row, ids in zip(asked.rows, gold, strict=True)
     ]

@@ -131,7 +131,7 @@ def parse_html(content: bytes | str) -> Parsed:
     articles = soup("article")
     root = soup.find("main") or soup.find(attrs={"role": "main"})
     root = root or (articles[0] if len(articles) == 1 else None) or soup.body or soup
-    made = markdownify.MarkdownConverter(heading_style="ATX").convert_soup(root)
+    made = markdownify.MarkdownConverter(heading_style="ATX", escape_misc=True).convert_soup(root)
     sections = parse_markdown(made, with_lines=False).sections
     # The title of a page mostly repeats its one main heading, and adds the site's name.
     heads = {section.headings[0] for section in sections if section.headings}

@@ -110,7 +110,8 @@ def _cell(text: str) -> str:
 
 
 def _kinds(names: Sequence[str]) -> str:
-    return " or ".join("a long answer" if name == "answer" else f"a {name}" for name in names)
+    named = ["a long answer" if name == "answer" else f"a {name}" for name in names]
+    return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))
 
 
 def _first(texts: Sequence[str]) -> str:

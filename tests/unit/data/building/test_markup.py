@@ -101,3 +101,11 @@ def test_plain_text_joins_lines_that_a_width_broke() -> None:
 def test_nothing_gives_nothing(parse: object) -> None:
     assert callable(parse)
     assert parse(" \n\n").sections == []
+
+
+def test_signs_of_markdown_in_html_are_text() -> None:
+    """A page goes through Markdown, where these would be a heading, a link's address and a list."""
+    page = "<p># one</p><p>[a]: b</p><p>1. x * y_z &lt;b&gt;</p><pre>x = [1]\n  # y</pre>"
+    assert shown(parse_html(page)) == [
+        ((), ["# one", "[a]: b", "1. x * y_z <b>", "x = [1]\n  # y"])
+    ]
