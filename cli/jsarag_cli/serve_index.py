@@ -23,6 +23,12 @@ def serve_index(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a public address without a key.")
     ] = False,
+    allow_host: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME", help="A name this server is reached under, where it asks for no key."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     k: Annotated[
         int, typer.Option(metavar="N", min=1, help="Most passages one query may ask for.")
     ] = 1000,
@@ -58,6 +64,7 @@ def serve_index(
         compat=compat,
         admin_key=read_api_key(os.environ, variable=ADMIN_KEY_VARIABLE),
         reload=lambda: open_engine(source, device),
+        hosts=[host, *allow_host],
     )
     guarded = "with a key" if key else "without a key"
     serve(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from jsarag._version import __version__
 from jsarag.errors import ConfigError
 from jsarag.index.interfaces import Encoder
+from jsarag.ops import MAX_K
 from jsarag.serve.batching import Done
 from jsarag.serve.compat import (
     EmbeddingsRequest,
@@ -37,6 +39,8 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _COMPATIBLE = ("search-r1",)
+# Passages of an answer that is written in less time than a thread takes to start.
+_SMALL = 50
 
 
 def create_app(
@@ -50,6 +54,7 @@ def create_app(
     compat: Sequence[str] = (),
     admin_key: str | None = None,
     reload: Reload | None = None,
+    hosts: Sequence[str] = (),
 ) -> FastAPI:
     """The search application over one index.
 
@@ -63,6 +68,8 @@ def create_app(
         compat: other servers whose routes are offered, too: 'search-r1'.
         admin_key: opens ``POST /v1/index/reload``, which is not there without one.
         reload: opens the index anew.
+        hosts: names under which this server is reached besides addresses and ``localhost``; others
+            are refused where no key is asked for.
 
     Raises:
         IndexStaleError, DataError: encoder, index and passages do not fit together.
@@ -74,6 +81,8 @@ def create_app(
                 f"--compat: expected one of {', '.join(_COMPATIBLE)}, found '{name_}'"
             )
     limits = limits or Limits()
+    if limits.max_k > MAX_K:
+        raise ConfigError(f"--k {limits.max_k}: expected at most {MAX_K}, the most a search finds")
     if limits.queue_capacity < limits.max_queries:
         raise ConfigError(
             f"serve limits: queue_capacity ({limits.queue_capacity}) is below max_queries "
@@ -102,7 +111,11 @@ def create_app(
     _add_probes(app, server)
     _add_pages(app, server)
     app.add_middleware(
-        Gate, api_key=api_key, admin_key=admin_key, max_body_bytes=limits.max_body_bytes
+        Gate,
+        api_key=api_key,
+        admin_key=admin_key,
+        max_body_bytes=limits.max_body_bytes,
+        hosts=hosts,
     )
     if metrics is not None:
         _add_metrics(app, metrics)
@@ -118,13 +131,17 @@ def _add_search(app: FastAPI, server: Server, metrics: ServerMetrics | None) -> 
         started = time.perf_counter()
         done = await server.answer(request.texts, request.k)
         _count(metrics, len(done))
-        return JSONResponse(
-            {
-                "index": server.index_info(done[0].result.generation),
-                "results": [_hits(item.result, request.return_text) for item in done],
-                "timings_ms": _timings(done, time.perf_counter() - started),
-            }
-        )
+
+        def response() -> JSONResponse:
+            return JSONResponse(
+                {
+                    "index": server.index_info(done[0].result.engine.index.generation),
+                    "results": [_hits(item.result, request.return_text) for item in done],
+                    "timings_ms": _timings(done, time.perf_counter() - started),
+                }
+            )
+
+        return await _rendered(response, len(done) * request.k)
 
     @app.post(
         "/v1/embeddings",
@@ -135,8 +152,9 @@ def _add_search(app: FastAPI, server: Server, metrics: ServerMetrics | None) -> 
         done = await server.answer(request.texts, 0)
         _count(metrics, len(done))
         model = str(server.engine.index.spec.get("model", server.name))
-        return JSONResponse(
-            embeddings_response([item.result.embedding for item in done], request, model)
+        vectors = [item.result.embedding for item in done]
+        return await _rendered(
+            lambda: JSONResponse(embeddings_response(vectors, request, model)), len(done)
         )
 
     @app.get("/info", responses={200: _said("facts"), **_refusals(401)})
@@ -151,7 +169,10 @@ def _add_search_r1(app: FastAPI, server: Server, metrics: ServerMetrics | None) 
         """The search, in Search-R1's shape."""
         done = await server.answer(request.queries, request.k)
         _count(metrics, len(done))
-        return JSONResponse(retrieve_response([item.result.hits for item in done], request))
+        hits = [item.result.hits for item in done]
+        return await _rendered(
+            lambda: JSONResponse(retrieve_response(hits, request)), len(done) * request.k
+        )
 
 
 def _add_reload(app: FastAPI, server: Server) -> None:
@@ -224,6 +245,11 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _said(description: str, model: type[BaseModel] | None = None) -> dict[str, Any]:
     """An answer's entry in the OpenAPI document."""
     return {"description": description} | ({} if model is None else {"model": model})
+
+
+async def _rendered(make: Callable[[], JSONResponse], parts: int) -> JSONResponse:
+    """A response; a large one is written by a thread, so that others are answered meanwhile."""
+    return make() if parts <= _SMALL else await asyncio.to_thread(make)
 
 
 def _hits(answer: Answer, with_text: bool) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""Collects queries of concurrent requests into batches for one worker thread, in order.
+"""Collects queries of concurrent requests into batches for one worker thread.
 
 No timer: while a batch runs, what arrives queues up and becomes the next batch, so a lone query
-never waits for company. What a batch computes is the caller's.
+never waits for company. Nor for a crowd: requests share every batch, each in its own order, so one
+of a thousand queries delays another of one query by a batch. What a batch computes is the caller's.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class MicroBatcher(Generic[Item, Result]):
         self._process = process
         self._max_batch = max_batch
         self._capacity = capacity
-        self._queue: deque[_Job[Item, Result]] = deque()
+        # A request each, in the order of their turns; none is empty.
+        self._queue: deque[deque[_Job[Item, Result]]] = deque()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="jsarag-search")
         self._worker: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -81,7 +83,7 @@ class MicroBatcher(Generic[Item, Result]):
     @property
     def waiting(self) -> int:
         """Items that wait for a batch."""
-        return len(self._queue)
+        return sum(map(len, self._queue))
 
     def start(self) -> None:
         """Start the worker in the running event loop."""
@@ -103,7 +105,8 @@ class MicroBatcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         jobs: list[_Job[Item, Result]] = []
         jobs.extend(_Job(item, loop.create_future(), jobs) for item in items)
-        self._queue.extend(jobs)
+        if jobs:
+            self._queue.append(deque(jobs))
         self._wake.set()
         try:
             return list(await asyncio.gather(*(job.future for job in jobs)))
@@ -111,7 +114,7 @@ class MicroBatcher(Generic[Item, Result]):
             # Whoever asked has left: what waits is not worth computing, and its room is free.
             for job in jobs:
                 job.future.cancel()
-            self._queue = deque(job for job in self._queue if not job.future.done())
+            self._forget_done()
             raise
 
     async def close(self) -> None:
@@ -136,10 +139,17 @@ class MicroBatcher(Generic[Item, Result]):
     def _take(self) -> list[_Job[Item, Result]]:
         batch: list[_Job[Item, Result]] = []
         while self._queue and len(batch) < self._max_batch:
-            job = self._queue.popleft()
-            if not job.future.done():
-                batch.append(job)
-        return batch
+            # An equal share of the room for each request that waits; who had one goes to the end.
+            share = max((self._max_batch - len(batch)) // len(self._queue), 1)
+            request = self._queue.popleft()
+            batch += [request.popleft() for _ in range(min(share, len(request)))]
+            if request:
+                self._queue.append(request)
+        return [job for job in batch if not job.future.done()]
+
+    def _forget_done(self) -> None:
+        left = (deque(job for job in jobs if not job.future.done()) for jobs in self._queue)
+        self._queue = deque(jobs for jobs in left if jobs)
 
     async def _run(self, batch: list[_Job[Item, Result]]) -> None:
         started = time.perf_counter()
@@ -161,4 +171,4 @@ class MicroBatcher(Generic[Item, Result]):
         for job in (sibling for member in batch for sibling in member.submission):
             if not job.future.done():
                 job.future.set_exception(error)
-        self._queue = deque(job for job in self._queue if not job.future.done())
+        self._forget_done()

@@ -60,9 +60,9 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """One query's passages, best first, its embedding f32 [D] on the CPU, and whose they are."""
+    """One query's passages, best first, its embedding f32 [D] on the CPU, and who found them."""
 
-    generation: int
+    engine: SearchEngine
     hits: tuple[Hit, ...]
     embedding: Tensor
     timing: BatchTiming
@@ -115,9 +115,7 @@ class SearchEngine:
         timing = BatchTiming(encoded - started, time.perf_counter() - encoded)
         vectors = embeddings.float().cpu()
         return [
-            Answer(
-                self.index.generation, self._hits(ids[b][: query.k], scores[b]), vectors[b], timing
-            )
+            Answer(self, self._hits(ids[b][: query.k], scores[b]), vectors[b], timing)
             for b, query in enumerate(queries)
         ]
 

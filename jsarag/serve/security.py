@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -18,6 +19,7 @@ KEY_VARIABLE = "JSARAG_API_KEY"
 ADMIN_KEY_VARIABLE = "JSARAG_ADMIN_KEY"
 # Opened by the admin key alone.
 RELOAD_PATH = "/v1/index/reload"
+_PORT = re.compile(r":\d+$")
 # Answered without the key: probes, and pages that hold no data.
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 
@@ -70,7 +72,7 @@ def check_bind(host: str, key: str | None, insecure: bool = False) -> None:
 
 
 class Gate:
-    """ASGI middleware in front of everything: the key, then the size of the body.
+    """ASGI middleware in front of everything: the host, the key, then the size of the body.
 
     Stands before the framework, so that nothing of an unauthorised request is parsed.
 
@@ -79,6 +81,9 @@ class Gate:
         api_key: None asks for none.
         admin_key: what :data:`RELOAD_PATH` asks for; None leaves that path to the API key.
         max_body_bytes: a larger body is answered 413, also if it comes in pieces.
+        hosts: names the server is reached under. Without a key, a request for another name is
+            answered 421: it may be a web page's, whose name was made to point at this machine, and
+            the browser would let that page read the answer. Addresses are no such names.
     """
 
     def __init__(
@@ -88,8 +93,10 @@ class Gate:
         api_key: str | None,
         max_body_bytes: int,
         admin_key: str | None = None,
+        hosts: Sequence[str] = (),
     ) -> None:
         self._app = app
+        self._hosts = {"localhost", *(name.lower() for name in hosts)}
         self._key = None if api_key is None else f"Bearer {api_key}".encode()
         self._admin_key = self._key if admin_key is None else f"Bearer {admin_key}".encode()
         self._max_body_bytes = max_body_bytes
@@ -100,6 +107,9 @@ class Gate:
             return
         headers = Headers(scope=scope)
         path = scope["path"]
+        if self._key is None and not self._is_ours(headers.get("host", "")):
+            await problem(421, self._another_host)(scope, receive, send)
+            return
         key = self._admin_key if path == RELOAD_PATH else self._key
         if key is not None and path not in OPEN_PATHS and not _knows(headers, key):
             refusal = problem(
@@ -114,6 +124,18 @@ class Gate:
             await problem(413, self._too_large)(scope, receive, send)
             return
         await self._app(scope, self._counted(receive), send)
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether a Host header names this server: an address, or one of the known names."""
+        name = host.rpartition(":")[0] if _PORT.search(host) else host
+        return not name or name.lower().rstrip(".") in self._hosts or _is_address(name)
+
+    @property
+    def _another_host(self) -> str:
+        return (
+            "the Host header names another server; use this one's address, or start it with "
+            "--allow-host NAME"
+        )
 
     @property
     def _too_large(self) -> str:
@@ -139,6 +161,14 @@ def _knows(headers: Headers, expected: bytes) -> bool:
     candidate = f"Bearer {key.strip()}" if scheme.lower() == "bearer" else given
     # Headers arrive as latin-1 text; bytes, because compare_digest refuses non-ASCII text.
     return hmac.compare_digest(candidate.encode("latin-1"), expected)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -29,7 +29,7 @@ class Limits:
 
     max_batch: queries encoded together. max_queries: per request. queue_capacity: queries that may
     wait over all requests, at least ``max_queries``. max_query_chars: per query. max_k: passages
-    per query. max_body_bytes: per request.
+    per query. max_hits: passages per request, over all its queries. max_body_bytes: per request.
     """
 
     max_batch: int = 32
@@ -37,6 +37,7 @@ class Limits:
     queue_capacity: int = 4096
     max_query_chars: int = 20_000
     max_k: int = 1000
+    max_hits: int = 20_000
     max_body_bytes: int = 8 << 20
 
 
@@ -109,8 +110,8 @@ class Server:
             raise NotRunningError(self.failure)
         queries = [Query(text, k) for text in texts]
         done = await self.batcher.submit(queries)
-        if len({item.result.generation for item in done}) > 1:
-            # A reload fell between the batches of this request: scores must not be mixed.
+        while len({id(item.result.engine) for item in done}) > 1:
+            # A reload fell between the batches of this request: two indexes must not be mixed.
             done = await self.batcher.submit(queries)
         return done
 
@@ -156,3 +157,9 @@ class Server:
             )
         if k > limits.max_k:
             raise HTTPException(422, f"k: expected at most {limits.max_k}, found {k}")
+        if len(texts) * k > limits.max_hits:
+            raise HTTPException(
+                413,
+                f"{len(texts)} queries for {k} passages each; a request may ask for "
+                f"{limits.max_hits:,} passages: send several, or lower k",
+            )

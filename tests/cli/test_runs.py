@@ -314,7 +314,7 @@ class TestServe:
 def _check_answers(app: Any) -> None:
     from fastapi.testclient import TestClient
 
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         client.headers["Authorization"] = "Bearer secret"
         body = {"queries": "what does the clock need?", "k": 2}
         answer = client.post("/v1/search", json=body).json()

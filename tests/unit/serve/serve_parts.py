@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from torch import Tensor
 
 from jsarag.index.flat import IndexScan
@@ -83,3 +85,8 @@ class PlainIndex:
         ids = torch.nn.functional.pad(ids, (0, missing), value=-1)
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
         return IndexScan(ids, scores, None, self.generation)
+
+
+def local_client(app: FastAPI, **options: Any) -> TestClient:
+    """A client that asks for ``localhost``: the server refuses other names."""
+    return TestClient(app, base_url="http://localhost", **options)

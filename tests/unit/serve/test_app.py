@@ -27,7 +27,7 @@ async def connected(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield client
 
@@ -162,6 +162,13 @@ class TestRefusals:
         assert response.status_code == status
         assert set(response.json()) == {"error", "error_type"}
         assert says in response.json()["error"]
+
+    def test_a_request_is_limited_in_all_it_asks_for(self, make_app: MakeApp) -> None:
+        app = make_app(limits=Limits(max_hits=12))
+        assert post(app, {"queries": ["a"] * 4, "k": 3}).status_code == 200
+        refused = post(app, {"queries": ["a"] * 5, "k": 3})
+        assert refused.status_code == 413
+        assert "5 queries for 3 passages each; a request may ask for 12" in refused.json()["error"]
 
     def test_the_input_is_not_echoed(self, make_app: MakeApp) -> None:
         response = post(make_app(), {"queries": "secret words", "k": "seven words"})
@@ -299,6 +306,37 @@ class TestKey:
             assert post(app, {"queries": "a"}, headers=given).status_code == status
 
 
+class TestHost:
+    """Without a key, a name that was made to point here must not read the index."""
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("localhost:8000", 200),
+            ("127.0.0.1", 200),
+            ("[::1]:8000", 200),
+            ("10.0.0.7:80", 200),
+            ("Search.Example", 200),
+            ("evil.example", 421),
+            ("evil.example:8000", 421),
+            ("localhost.evil.example", 421),
+            ("127.0.0.1.evil.example", 421),
+        ],
+    )
+    def test_only_known_names_are_answered(self, make_app: MakeApp, host: str, status: int) -> None:
+        app = make_app(hosts=["search.example"])
+        for path in ("/", "/info", "/health"):
+            response = run(app, lambda client, p=path: client.get(p, headers={"Host": host}))
+            assert response.status_code == status
+        if status == 421:
+            assert "--allow-host" in response.json()["error"]
+
+    def test_with_a_key_the_name_is_free(self, make_app: MakeApp) -> None:
+        app = make_app(api_key="secret")
+        headers = {"Host": "evil.example", "Authorization": "Bearer secret"}
+        assert run(app, lambda client: client.get("/info", headers=headers)).status_code == 200
+
+
 class TestLife:
     def test_ready_waits_for_the_warm_up_and_health_does_not(
         self, make_app: MakeApp, encoder: LetterEncoder
@@ -392,6 +430,11 @@ class TestMaking:
     ) -> None:
         with pytest.raises(DataError, match="as many passages as vectors"):
             create_app(index, encoder, passages[:2], "tiny")
+
+    def test_more_passages_than_a_search_can_find_are_refused(self, make_app: MakeApp) -> None:
+        make_app(limits=Limits(max_k=2048))
+        with pytest.raises(ConfigError, match="--k 5000: expected at most 2048"):
+            make_app(limits=Limits(max_k=5000))
 
     def test_limits_that_contradict_each_other_are_refused(self, make_app: MakeApp) -> None:
         with pytest.raises(ConfigError, match="queue_capacity"):

@@ -58,7 +58,31 @@ def test_what_waits_becomes_one_batch_in_order_and_is_split_at_the_limit() -> No
         await batcher.close()
 
     asyncio.run(session())
-    assert doubler.batches == [[0], [1, 2, 3], [4, 5]]
+    assert doubler.batches == [[0], [1, 3, 2], [4, 5]], "requests share a batch"
+
+
+def test_a_crowd_delays_a_lone_query_by_no_more_than_a_batch() -> None:
+    doubler = Doubler()
+
+    async def session() -> None:
+        batcher = MicroBatcher[int, int](doubler, max_batch=8, capacity=1000)
+        batcher.start()
+        doubler.gate.clear()
+        crowd = asyncio.create_task(batcher.submit(list(range(100, 300))))
+        await entered(doubler)
+        alone = asyncio.create_task(batcher.submit([1]))
+        pair = asyncio.create_task(batcher.submit([2, 3]))
+        await asyncio.sleep(0.02)
+        doubler.gate.set()
+        assert results(await alone) == [2]
+        assert results(await pair) == [4, 6]
+        assert results(await crowd) == [2 * item for item in range(100, 300)]
+        await batcher.close()
+
+    asyncio.run(session())
+    assert doubler.batches[0] == list(range(100, 108))
+    assert {1, 2, 3} <= set(doubler.batches[1])
+    assert all(len(batch) == 8 for batch in doubler.batches[1:-1]), "no room is left empty"
 
 
 def test_an_error_reaches_its_batch_only_and_the_worker_lives_on() -> None:

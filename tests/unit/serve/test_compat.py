@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from serve_parts import TEXTS, LetterEncoder, PlainIndex, embed_letters
+from serve_parts import TEXTS, LetterEncoder, PlainIndex, embed_letters, local_client
 
 from jsarag.errors import CheckpointError, ConfigError
 from jsarag.serve.engine import SearchEngine
@@ -24,7 +24,7 @@ MakeApp = Callable[..., FastAPI]
 
 @pytest.fixture
 def client(make_app: MakeApp) -> Iterator[TestClient]:
-    with TestClient(make_app(compat=["search-r1"], limits=Limits(max_queries=4))) as client:
+    with local_client(make_app(compat=["search-r1"], limits=Limits(max_queries=4))) as client:
         yield client
 
 
@@ -89,7 +89,7 @@ class TestSearchR1:
             assert len(found) == 3
 
     def test_it_is_only_there_when_asked_for(self, make_app: MakeApp) -> None:
-        with TestClient(make_app()) as client:
+        with local_client(make_app()) as client:
             assert client.post("/retrieve", json={"queries": ["a"]}).status_code == 404
         with pytest.raises(ConfigError, match="search-r1"):
             make_app(compat=["elastic"])
@@ -106,7 +106,7 @@ class TestReload:
         self, make_app: MakeApp, fresh: SearchEngine
     ) -> None:
         app = make_app(api_key="user", admin_key="admin", reload=lambda: fresh)
-        with TestClient(app, headers={"Authorization": "Bearer user"}) as client:
+        with local_client(app, headers={"Authorization": "Bearer user"}) as client:
             assert client.post("/v1/index/reload").status_code == 401
             assert client.get("/info").json()["generation"] == 3
             admin = {"Authorization": "Bearer admin"}
@@ -122,7 +122,7 @@ class TestReload:
         def damaged() -> SearchEngine:
             raise CheckpointError("vectors-00000.bin is cut off")
 
-        with TestClient(make_app(admin_key="admin", reload=damaged)) as client:
+        with local_client(make_app(admin_key="admin", reload=damaged)) as client:
             admin = {"Authorization": "Bearer admin"}
             response = client.post("/v1/index/reload", headers=admin)
             assert response.status_code == 500
@@ -141,7 +141,7 @@ class TestReload:
             return fresh
 
         admin = {"Authorization": "Bearer admin"}
-        with TestClient(make_app(admin_key="admin", reload=slow)) as client:
+        with local_client(make_app(admin_key="admin", reload=slow)) as client:
             answers: list[int] = []
 
             def ask() -> None:
@@ -157,12 +157,14 @@ class TestReload:
             thread.join()
             assert answers == [200]
 
+    @pytest.mark.parametrize("generation", [3, 4])
     def test_one_answer_never_mixes_two_indexes(
-        self, make_app: MakeApp, encoder: LetterEncoder, fresh: SearchEngine
+        self, make_app: MakeApp, encoder: LetterEncoder, fresh: SearchEngine, generation: int
     ) -> None:
+        fresh.index.generation = generation  # a folder rewritten in place keeps its number
         app = make_app(admin_key="admin", reload=lambda: fresh, limits=Limits(max_batch=1))
         admin = {"Authorization": "Bearer admin"}
-        with TestClient(app) as client:
+        with local_client(app) as client:
             while client.get("/ready").status_code != 200:
                 time.sleep(0.01)
             encoder.entered.clear()
@@ -179,14 +181,14 @@ class TestReload:
             assert client.post("/v1/index/reload", headers=admin).status_code == 200
             encoder.gate.set()
             thread.join()
-        assert answers[0]["index"]["generation"] == 4
+        assert answers[0]["index"]["generation"] == generation
         assert [hits[0]["id"] for hits in answers[0]["results"]] == ["new"] * 3
 
     def test_a_failed_start_is_mended(
         self, make_app: MakeApp, encoder: LetterEncoder, fresh: SearchEngine
     ) -> None:
         encoder.failure = RuntimeError("no such kernel")
-        with TestClient(make_app(admin_key="admin", reload=lambda: fresh)) as client:
+        with local_client(make_app(admin_key="admin", reload=lambda: fresh)) as client:
             while "no such kernel" not in client.get("/ready").text:
                 time.sleep(0.01)
             client.post("/v1/index/reload", headers={"Authorization": "Bearer admin"})
@@ -197,6 +199,6 @@ class TestReload:
     def test_it_is_not_there_without_key_and_source(
         self, make_app: MakeApp, settings: dict[str, Any]
     ) -> None:
-        with TestClient(make_app(**settings)) as client:
+        with local_client(make_app(**settings)) as client:
             admin = {"Authorization": "Bearer admin"}
             assert client.post("/v1/index/reload", headers=admin).status_code == 404

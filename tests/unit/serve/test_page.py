@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from serve_parts import local_client
 
 from jsarag.serve.page import CONTENT_SECURITY_POLICY, docs_page, query_page
 
@@ -116,7 +116,7 @@ def test_the_docs_name_every_public_path_and_field(openapi: dict[str, Any]) -> N
 
 
 def test_both_pages_are_served_with_the_policy(make_app: Callable[..., FastAPI]) -> None:
-    with TestClient(make_app(api_key="secret")) as client:
+    with local_client(make_app(api_key="secret")) as client:
         for path in ("/", "/docs"):
             response = client.get(path)
             assert response.status_code == 200
