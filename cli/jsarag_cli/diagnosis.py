@@ -123,9 +123,10 @@ def _kept(path: Path) -> list[dict[str, str]]:
     level = "warning" if decision["worse"] else "fine"
     advice = ""
     if decision["worse"]:
+        served = "the start" if decision["kept"] == 0 else "that state"
         advice = (
-            ". Everything after the start was worse: lower --learning-rate, or see the evidence "
-            "above; what is served is the start"
+            ". Training made it worse: lower --learning-rate, or see the evidence above; what is "
+            f"served is {served}"
         )
     return [_finding(level, "kept state", decision["reason"] + advice)]
 

@@ -80,18 +80,20 @@ def _own_config(overrides: Overrides) -> Path | None:
 
 
 def require_no_worse(result: TrainResult) -> None:
-    """Refuse to call a run fine that kept its start, because all it learned was worse.
+    """Refuse to call a run fine that ended worse than it began.
 
     Raises:
-        GuardError: it did; the run folder holds the start, and serves it.
+        GuardError: it did; the run folder holds the start, and serves it, or the last state where
+            that was asked for.
     """
     from jsarag.errors import GuardError
 
     decision = result.decision
     if decision is not None and decision.worse:
+        served = "the start" if decision.kept == 0 else "that state"
         raise GuardError(
-            f"{result.run_dir}: training made the retriever worse, so {decision.reason}. What is "
-            "evaluated and served is the start. Lower --learning-rate and "
+            f"{result.run_dir}: training made the retriever worse: {decision.reason}. What is "
+            f"evaluated and served is {served}. Lower --learning-rate and "
             "train.generator_learning_rate, look at the evidence check (`jsarag doctor "
             f"{result.run_dir}`), or use an objective that leans on the prior (--objective rag)"
         )

@@ -453,9 +453,9 @@ def _watch(run: TrainingRun) -> Watch | None:
 def _settle(run: TrainingRun) -> Decision | None:
     """Go back to the best state, if that is not the present one; say what was decided."""
     progress, watch = run.progress, run.watch
-    if watch is None or not watch.readings or run.config.train.keep == "last":
+    if watch is None or not watch.readings:
         return None
-    decision = watch.decision()
+    decision = watch.decision(run.config.train.keep)
     # Joined passages were tuned on what was kept: it is part of the last state already.
     if decision.kept != progress.step and progress.concat_step == 0 and has_kept_state(run.run_dir):
         restore(run.run_dir, run.parts)

@@ -145,17 +145,45 @@ def decide(readings: Sequence[Reading], seed: int) -> Decision:
     if not later:
         return Decision(start.step, False, "nothing was trained")
     best = max(later, key=lambda reading: (reading.mean, reading.step))
-    name = MEASURES[start.measure]
-    difference = np.array(best.values) - np.array(start.values)
+    change = _change(start, best, seed)
+    if change.mean >= -change.error:
+        return Decision(best.step, False, f"step {best.step} is kept; {change.numbers}")
+    return Decision(start.step, change.high < 0, f"the start is kept; {change.numbers}")
+
+
+def judge_last(readings: Sequence[Reading], seed: int) -> Decision:
+    """The last state, whatever it is: what ``train.keep: last`` asks for.
+
+    Args:
+        readings: the start's first.
+        seed: of the bootstrap.
+    """
+    start, last = readings[0], readings[-1]
+    change = _change(start, last, seed)
+    worse = last is not start and change.high < 0
+    reason = f"step {last.step} is kept, as train.keep says; {change.numbers}"
+    return Decision(last.step, worse, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A later reading minus the start's: mean, standard error, upper end of 95 %, in words."""
+
+    mean: float
+    error: float
+    high: float
+    numbers: str
+
+
+def _change(start: Reading, later: Reading, seed: int) -> _Change:
+    difference = np.array(later.values) - np.array(start.values)
     low, high, error = _spread(difference, seed)
     numbers = (
-        f"{name} on {len(difference)} held-back rows: {start.mean:.3f} at the start, "
-        f"{best.mean:.3f} at step {best.step} (difference {difference.mean():+.3f}, 95 % "
+        f"{MEASURES[start.measure]} on {len(difference)} held-back rows: {start.mean:.3f} at the "
+        f"start, {later.mean:.3f} at step {later.step} (difference {difference.mean():+.3f}, 95 % "
         f"{low:+.3f} to {high:+.3f})"
     )
-    if difference.mean() >= -error:
-        return Decision(best.step, False, f"step {best.step} is kept; {numbers}")
-    return Decision(start.step, high < 0, f"the start is kept; {numbers}")
+    return _Change(float(difference.mean()), error, high, numbers)
 
 
 def has_collapsed(readings: Sequence[Reading], seed: int) -> bool:
@@ -219,9 +247,9 @@ class Watch:
         self.readings.append(reading)
         return reading
 
-    def decision(self) -> Decision:
+    def decision(self, keep: Literal["best", "last"] = "best") -> Decision:
         """What would be kept if the run ended now; once passed over, a state never comes back."""
-        return decide(self.readings, self.seed)
+        return (decide if keep == "best" else judge_last)(self.readings, self.seed)
 
     def collapsed(self) -> bool:
         """Whether the present state has lost what the start found."""

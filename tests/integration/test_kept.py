@@ -86,8 +86,16 @@ def test_a_run_that_collapses_ends_with_the_start(
 
 def test_the_last_state_is_kept_on_request(train_easy: Callable[..., TrainResult]) -> None:
     result = train_easy({**WILD, "train.keep": "last", "train.max_steps": 24})
-    assert result.decision is None
     assert score(result) < score(result, "before")
+    # Asked for or not, it is worse, and the command line ends with 6.
+    decision = result.decision
+    assert decision is not None
+    assert decision.worse
+    assert decision.kept == watched(result)[-1]["step"]
+    assert "as train.keep says" in decision.reason
+    assert read_decision(RunDir(result.run_dir)) is not None
+    found = evaluate_run(open_run(result.run_dir)).to_json()["retrieval"]["prior"]["MRR@10"]
+    assert found == pytest.approx(score(result))
 
 
 def test_a_continued_run_decides_alike(train_toy: Callable[..., TrainResult]) -> None:

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from jsarag.em.objectives import objective_class, objective_names
 from jsarag.errors import (
     CheckpointError,
     ConfigError,
@@ -28,6 +29,7 @@ from jsarag.runs import open_run
 from jsarag.train.evaluation import evaluate_run
 from jsarag.train.reporting import SilentReporter
 from jsarag.train.run import TrainResult
+from jsarag.types import Estimator
 from jsarag_cli.indexing import rebuild_run
 
 Train = Callable[..., TrainResult]
@@ -139,6 +141,39 @@ LANGUAGE_MODEL = {
 def test_a_stopped_run_resumes_bit_for_bit(
     train_toy: Train, settings: dict[str, Any], stop: tuple[str, int]
 ) -> None:
+    assert_resumes(train_toy, settings, stop)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", objective_names())
+@pytest.mark.parametrize("last", [False, True], ids=["first-support", "last-support"])
+def test_every_objective_resumes_bit_for_bit(train_toy: Train, name: str, last: bool) -> None:
+    """With a language model's adapters, chunks, drawn pairs, and the best state kept."""
+    supports = objective_class(name).supports
+    settings = LANGUAGE_MODEL | {
+        "objective.name": name,
+        "objective.support": supports[-1 if last else 0],
+        "train.held_back": 8,
+    }
+    assert_resumes(train_toy, settings, ("train", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("support", ["prior", "union", "kb"])
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_every_estimator_resumes_bit_for_bit(
+    train_toy: Train, estimator: str, support: str
+) -> None:
+    """With trained passages, an index rebuilt on the way, and the best state kept."""
+    settings = TRAINED_PASSAGES | {
+        "objective.estimator": estimator,
+        "objective.support": support,
+        "train.held_back": 8,
+    }
+    assert_resumes(train_toy, settings, ("train", 4))
+
+
+def assert_resumes(train_toy: Train, settings: dict[str, Any], stop: tuple[str, int]) -> None:
     """Weights, optimizer, chains, data order, draws, index: all as if it had never stopped."""
     whole = train_toy("whole", settings)
     with pytest.raises(PreemptedError):
@@ -156,6 +191,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
         assert curves[0] == curves[1]
     assert recall(whole.after) == recall(resumed.after)
     assert whole.before == resumed.before
+    assert whole.decision == resumed.decision
 
 
 def test_the_forecast_of_memory_holds(train_toy: Train) -> None:
