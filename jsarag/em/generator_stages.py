@@ -7,7 +7,7 @@ after, the prior's top passages joined in one prompt, as it will decode. The ret
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,13 +17,18 @@ from jsarag.em.problem import EMSettings, Problem
 from jsarag.em.support import posterior_of
 from jsarag.errors import ConfigError
 from jsarag.randomness import uniforms
-from jsarag.types import Candidates, RetrieverScores, Weights
+from jsarag.types import Candidates, RetrieverScores, Support, Weights
 
 WARM_UP = "generator warm-up"
 
 
 class _MaximumLikelihood(Objective):
-    """loss = -log p(y | x, h), h fixed: summed over tokens, mean over the batch."""
+    """loss = -log p(y | x, h), h fixed: summed over tokens, mean over the batch.
+
+    Whatever support the run's objective has: these stages choose passages their own way.
+    """
+
+    supports: ClassVar[tuple[Support, ...]] = get_args(Support)
 
     def __init__(self, settings: EMSettings, passages: int) -> None:
         super().__init__(settings)
