@@ -190,13 +190,14 @@ class PassageEmbedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result."""
+    """One search result; ``meta`` is what the passage's row carries besides."""
 
     id: str
     score: float
     rank: int
     title: str
     text: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 Rows = Sequence[int]

@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from jsarag._version import __version__
 from jsarag.errors import ConfigError
@@ -128,6 +129,26 @@ def _add_search(app: FastAPI, server: Server, metrics: ServerMetrics | None) -> 
     )
     async def search(request: SearchRequest) -> JSONResponse:
         """The k best passages for each query."""
+        return await answered(request)
+
+    @app.get(
+        "/v1/search",
+        responses={200: _said("passages", SearchResponse), **_refusals(401, 413, 422, 429, 503)},
+    )
+    async def search_one(
+        q: Annotated[str, Query(description="the query")],
+        k: Annotated[int, Query(ge=1, description="passages")] = 10,
+    ) -> JSONResponse:
+        """The same for one query, from a browser's address line."""
+        try:
+            request = SearchRequest(queries=q, k=k, return_text=True)
+        except ValidationError as error:
+            raise RequestValidationError(
+                [{**item, "loc": ("query", "q")} for item in error.errors(include_input=False)]
+            ) from error
+        return await answered(request)
+
+    async def answered(request: SearchRequest) -> JSONResponse:
         started = time.perf_counter()
         done = await server.answer(request.texts, request.k)
         _count(metrics, len(done))
@@ -227,7 +248,8 @@ _EXPLAINED = {
     400: "the body is no JSON",
     401: "the key is missing or wrong",
     409: "a reload is running already",
-    413: "too many queries, or one that is too long",
+    413: "too many queries or passages, or a query that is too long",
+    415: "the header 'Content-Type: application/json' is missing",
     422: "a field is missing, unknown or out of range",
     429: "the queue is full; Retry-After says when to come back",
     500: "it cannot be opened; the old one stays in use",
@@ -235,7 +257,7 @@ _EXPLAINED = {
 }
 
 
-_REFUSALS = (400, 401, 413, 422, 429, 503)
+_REFUSALS = (400, 401, 413, 415, 422, 429, 503)
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -125,5 +125,5 @@ class SearchEngine:
             if row < 0:  # fewer passages than k
                 break
             passage = self.passages[row]
-            hits.append(Hit(passage.id, score, rank, passage.title, passage.text))
+            hits.append(Hit(passage.id, score, rank, passage.title, passage.text, passage.meta))
         return tuple(hits)

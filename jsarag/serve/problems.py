@@ -18,6 +18,8 @@ _TYPES = {
     405: "method_not_allowed",
     409: "conflict",
     413: "payload_too_large",
+    415: "unsupported_media_type",
+    421: "misdirected_request",
     422: "validation_error",
     429: "overloaded",
     500: "internal_error",
@@ -45,9 +47,13 @@ def _http(_: Request, error: Exception) -> Response:
     return problem(error.status_code, str(error.detail), error.headers)
 
 
-def _validation(_: Request, error: Exception) -> Response:
+def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and not (kind == "application/json" or kind.endswith("+json")):
+        # Without that header the body is not even read as JSON.
+        return problem(415, "expected the header 'Content-Type: application/json'")
     if any(item["type"] == "json_invalid" for item in found):
         return problem(400, "the body is not valid JSON")
     # Not the input: it may be large, and half of a surrogate pair cannot even be encoded. Field

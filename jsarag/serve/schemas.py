@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    field_validator,
+)
 
 
 def checked_texts(value: str | list[str]) -> str | list[str]:
@@ -25,14 +34,20 @@ def checked_texts(value: str | list[str]) -> str | list[str]:
 
 
 class SearchRequest(BaseModel):
-    """One query or several, and how many passages each shall get."""
+    """One query or several, and how many passages each shall get.
+
+    ``query`` is accepted in place of ``queries``.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"queries": "who repairs the clock tower?", "k": 3}]},
     )
 
-    queries: StrictStr | list[StrictStr] = Field(description="one query or a list of them")
+    queries: StrictStr | list[StrictStr] = Field(
+        description="one query or a list of them",
+        validation_alias=AliasChoices("queries", "query"),
+    )
     k: Annotated[StrictInt, Field(ge=1)] = Field(10, description="passages per query")
     return_text: StrictBool = Field(True, description="whether hits carry the passage's text")
 
@@ -62,6 +77,7 @@ class HitInfo(BaseModel):
     rank: int
     title: str
     text: str | None = Field(None, description="absent if return_text is false")
+    meta: dict[str, Any] = Field(description="what the passage carries besides, as it was given")
 
 
 class SearchResponse(BaseModel):

@@ -125,6 +125,10 @@ function hitOf(hit, top, bottom, wanted) {
   const low = Math.min(0, bottom);  // the bar starts at 0, or at the worst score below it
   const share = top > low ? (hit.score - low) / (top - low) : 1;
   content.append(head, bar(share), marked(element("p", "text"), hit.text, wanted));
+  if (typeof hit.meta.source === "string") {
+    const line = Number.isInteger(hit.meta.line) ? ", line " + hit.meta.line : "";
+    content.append(element("p", "id mono", hit.meta.source + line));
+  }
   item.append(element("span", "rank", hit.rank), content);
   item.addEventListener("click", () => {
     if (!String(getSelection())) item.classList.toggle("open");

@@ -16,6 +16,7 @@ from serve_parts import TEXTS, LetterEncoder, PlainIndex
 from jsarag.errors import ConfigError, DataError, IndexStaleError
 from jsarag.serve.app import create_app
 from jsarag.serve.server import Limits
+from jsarag.types import Passage
 
 MakeApp = Callable[..., FastAPI]
 SMALL = Limits(max_batch=2, max_queries=4, queue_capacity=4, max_query_chars=50, max_k=10)
@@ -90,11 +91,42 @@ class TestSearch:
             "rank": 1,
             "title": "Title 1",
             "text": TEXTS[1],
+            "meta": {},
         }
 
     def test_texts_are_left_out_on_request(self, make_app: MakeApp) -> None:
         [hits] = post(make_app(), {"queries": "x", "return_text": False}).json()["results"]
-        assert set(hits[0]) == {"id", "score", "rank", "title"}
+        assert set(hits[0]) == {"id", "score", "rank", "title", "meta"}
+
+    def test_a_single_query_may_be_called_query(self, make_app: MakeApp) -> None:
+        one, other = (post(make_app(), {name: "oven", "k": 2}) for name in ("query", "queries"))
+        assert one.json()["results"] == other.json()["results"]
+        assert post(make_app(), {"query": "oven", "queries": "oven"}).status_code == 422
+
+    def test_a_browser_may_ask_in_its_address_line(self, make_app: MakeApp) -> None:
+        def get(asked: dict[str, Any]) -> httpx.Response:
+            app = make_app(limits=SMALL)
+            response = run(app, lambda client: client.get("/v1/search", params=asked))
+            assert isinstance(response, httpx.Response)
+            return response
+
+        found = post(make_app(), {"queries": "oven", "k": 2}).json()["results"]
+        assert get({"q": "oven", "k": 2}).json()["results"] == found
+        for asked, says in (({}, "q"), ({"q": " "}, "blank"), ({"q": "a", "k": 0}, "k")):
+            refused = get(asked)
+            assert refused.status_code == 422
+            assert says in refused.json()["error"]
+
+    def test_hits_carry_what_the_passages_carry(
+        self, index: PlainIndex, encoder: LetterEncoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("JSARAG_API_KEY", raising=False)
+        meta = {"source": "a.md", "line": 3, "tags": ["x"]}
+        passages = [Passage(f"p{row}", text, meta=meta) for row, text in enumerate(TEXTS)]
+        [hits] = post(create_app(index, encoder, passages, "tiny"), {"queries": "x"}).json()[
+            "results"
+        ]
+        assert [hit["meta"] for hit in hits] == [meta] * len(hits)
 
     def test_different_k_share_a_batch(self, make_app: MakeApp, encoder: LetterEncoder) -> None:
         encoder.gate = threading.Event()
@@ -163,6 +195,13 @@ class TestRefusals:
         assert set(response.json()) == {"error", "error_type"}
         assert says in response.json()["error"]
 
+    @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+    def test_a_missing_content_type_is_named(self, make_app: MakeApp, kind: str | None) -> None:
+        headers = {} if kind is None else {"Content-Type": kind}
+        response = post(make_app(), b'{"queries": "a"}', headers=headers)
+        assert response.status_code == 415
+        assert "Content-Type: application/json" in response.json()["error"]
+
     def test_a_request_is_limited_in_all_it_asks_for(self, make_app: MakeApp) -> None:
         app = make_app(limits=Limits(max_hits=12))
         assert post(app, {"queries": ["a"] * 4, "k": 3}).status_code == 200
@@ -177,7 +216,7 @@ class TestRefusals:
 
     def test_unknown_paths_and_methods(self, make_app: MakeApp) -> None:
         async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
-            return [await client.get("/nowhere"), await client.get("/v1/search")]
+            return [await client.get("/nowhere"), await client.put("/v1/search")]
 
         missing, method = run(make_app(), talk)
         assert (missing.status_code, missing.json()["error_type"]) == (404, "not_found")
