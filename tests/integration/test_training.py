@@ -153,6 +153,7 @@ def test_every_objective_resumes_bit_for_bit(train_toy: Train, name: str, last: 
     settings = LANGUAGE_MODEL | {
         "objective.name": name,
         "objective.support": supports[-1 if last else 0],
+        "objective.k": 2,  # as many as the small model can read beside each other
         "train.held_back": 8,
     }
     assert_resumes(train_toy, settings, ("train", 2))
