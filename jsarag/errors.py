@@ -6,8 +6,9 @@ Each class carries the exit code the command line ends with, so the mapping live
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class JsaragError(Exception):
@@ -79,6 +80,21 @@ class IndexStaleError(JsaragError):
     """An index does not belong to the encoder or knowledge base it is opened with."""
 
     exit_code = 4
+
+
+class ExportMismatchError(JsaragError):
+    """An export, loaded in the tool it was made for, gives other numbers than the trainer.
+
+    Args:
+        message: which numbers.
+        checks: every comparison made, as JSON types.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, checks: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.checks = tuple(checks)
 
 
 class MemoryForecastError(JsaragError):

@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jsarag.assemble import OpenIndex, Parts, make_parts
+from jsarag.assemble import (
+    OpenIndex,
+    Parts,
+    make_device,
+    make_encoder,
+    make_parts,
+    make_retrievers,
+)
 from jsarag.config.load import Setting, load_run_config
 from jsarag.config.schema import Config
 from jsarag.data.registry import Dataset
@@ -65,6 +72,25 @@ def saved_index(run_dir: RunDir, generation: int, *, may_lag: bool = False) -> O
             return None
 
     return find
+
+
+def open_encoders(path: Path | str, *, device: str = "auto") -> RetrieverParts:
+    """The encoders of a run's kept state, without its data, generator and index.
+
+    Args:
+        path: a run folder.
+        device: where they go.
+
+    Raises:
+        CheckpointError: no run, or no complete checkpoint.
+    """
+    run_dir = RunDir(path)
+    run_dir.identity()
+    config = load_run_config(run_dir.config_path).config
+    checkpoint = served_checkpoint(run_dir)
+    retrievers = make_retrievers(config, make_encoder(config))
+    retrievers.load_checkpoint_states(checkpoint.modules)
+    return retrievers.to(make_device(device)).eval()
 
 
 def open_run(

@@ -21,17 +21,22 @@ _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")
 def build(
     kb: Annotated[Path, typer.Option(help="Passages: a JSON Lines file with id, text, title.")],
     output: Annotated[Path, typer.Option(help="The index folder to write.")],
-    encoder: Annotated[str, typer.Option(help="minilm, a folder, or a hub id.")] = "minilm",
+    encoder: Annotated[str, typer.Option(help="minilm, a folder, a hub id, or a run.")] = "minilm",
     dtype: Annotated[str, typer.Option(help="f32, bf16 or f16.")] = "f32",
     pooling: Annotated[str, typer.Option(help="auto, mean, cls or last.")] = "auto",
-    query_prefix: Annotated[str, typer.Option(help="Before every query, e.g. 'query: '.")] = "",
-    passage_prefix: Annotated[str, typer.Option(help="Before every passage.")] = "",
+    query_prefix: Annotated[
+        str | None, typer.Option(help="Before every query, e.g. 'query: '; default: none.")
+    ] = None,
+    passage_prefix: Annotated[
+        str | None, typer.Option(help="Before every passage; default: none.")
+    ] = None,
     max_passage_tokens: Annotated[
-        int, typer.Option(metavar="N", min=8, help="Tokens read of a passage.")
-    ] = 160,
+        int | None,
+        typer.Option(metavar="N", min=8, help="Tokens read of a passage; default: 160."),
+    ] = None,
     max_context_tokens: Annotated[
-        int, typer.Option(metavar="N", min=8, help="Tokens read of a query.")
-    ] = 128,
+        int | None, typer.Option(metavar="N", min=8, help="Tokens read of a query; default: 128.")
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(metavar="N", min=1, help="Passages per forward pass.")
     ] = 64,
@@ -39,7 +44,11 @@ def build(
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Embed a knowledge base and write an index folder."""
+    """Embed a knowledge base and write an index folder.
+
+    With a run as --encoder its passage encoder embeds, its prior reads the queries, and the
+    settings are the run's.
+    """
     from jsarag_cli.indexing import EncoderChoice, build_folder
 
     choice = EncoderChoice(

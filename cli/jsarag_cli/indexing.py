@@ -13,37 +13,81 @@ if TYPE_CHECKING:
     from jsarag.train.reporting import Reporter
 
 _ENCODER = "encoder"
+_QUERY_TOKENS = 128
+_PASSAGE_TOKENS = 160
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderChoice:
     """Everything needed to load the encoder of an index again; kept in its manifest.
 
-    ``name`` is 'minilm', a hub id, or an absolute folder.
+    ``name`` is 'minilm', a hub id, an absolute folder, or a run's folder, which has settings of its
+    own. None takes the default, or the run's.
     """
 
     name: str
-    pooling: str
-    query_prefix: str
-    passage_prefix: str
-    max_query_tokens: int
-    max_passage_tokens: int
+    pooling: str = "auto"
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
+    max_query_tokens: int | None = None
+    max_passage_tokens: int | None = None
 
-    def load(self, device: str) -> TextEncoder:
-        """The encoder, on a device."""
+    def load(self, device: str) -> EncoderPair:
+        """The encoders, on a device.
+
+        Raises:
+            ConfigError: a run's encoder, with settings other than the run's.
+        """
         from jsarag.assemble import make_device
         from jsarag.models.encoder import load_encoder
 
+        if self.is_run:
+            return self._load_run(device)
         where = make_device(device)
         encoder = load_encoder(
             self.name,
             pooling=self.pooling,
-            query_prefix=self.query_prefix,
-            passage_prefix=self.passage_prefix,
-            max_query_tokens=self.max_query_tokens,
-            max_passage_tokens=self.max_passage_tokens,
-        )
-        return encoder.to(where)
+            query_prefix=self.query_prefix or "",
+            passage_prefix=self.passage_prefix or "",
+            max_query_tokens=self.max_query_tokens or _QUERY_TOKENS,
+            max_passage_tokens=self.max_passage_tokens or _PASSAGE_TOKENS,
+        ).to(where)
+        return EncoderPair(encoder, encoder)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the encoders are a run's."""
+        from jsarag.io.run_dir import RunDir
+
+        return RunDir(Path(self.name).expanduser()).run_path.is_file()
+
+    def _load_run(self, device: str) -> EncoderPair:
+        from jsarag.errors import ConfigError
+        from jsarag.runs import open_encoders
+
+        retrievers = open_encoders(Path(self.name).expanduser(), device=device)
+        spec = retrievers.passages.spec
+        for flag, asked, own in (
+            ("--pooling", None if self.pooling == "auto" else self.pooling, spec.pooling),
+            ("--query-prefix", self.query_prefix, spec.query_prefix),
+            ("--passage-prefix", self.passage_prefix, spec.passage_prefix),
+            ("--max-context-tokens", self.max_query_tokens, spec.max_query_tokens),
+            ("--max-passage-tokens", self.max_passage_tokens, spec.max_passage_tokens),
+        ):
+            if asked not in (None, own):
+                raise ConfigError(
+                    f"{flag}: expected {own!r}, with which the run {self.name} was trained, found "
+                    f"{asked!r}; leave {flag} out"
+                )
+        return EncoderPair(retrievers.passages, retrievers.prior)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPair:
+    """What embeds an index's passages and what embeds its queries: often one encoder."""
+
+    passages: TextEncoder
+    queries: TextEncoder
 
 
 def build_folder(
@@ -81,7 +125,7 @@ def build_folder(
     for text in stats.notes(kb_path.name):
         reporter.event(text)
     reporter.stage("load encoder", None)
-    encoder = choice.load(device)
+    encoder = choice.load(device).passages
     forecast = forecast_index(len(kb), encoder.width, dtype)
     require_memory(forecast, available_memory_bytes())
     reporter.stage("embed passages", len(kb))
@@ -174,7 +218,7 @@ def find_problems(folder: Path, *, deep: bool) -> list[str]:
         return []
     from jsarag.models.prompts import passage_text
 
-    encoder = choice.load("cpu")
+    encoder = choice.load("cpu").passages
     return verify(
         folder,
         False,
@@ -209,7 +253,7 @@ def open_folder(folder: Path, device: str) -> tuple[FlatIndex, TextEncoder, str]
             f"{folder}: this index belongs to a run, whose prior encodes the queries; give that "
             f"run's folder instead ({run})"
         )
-    encoder = choice.load(device)
-    index = FlatIndex.open(folder, index_spec(encoder))
-    index.embeddings = index.embeddings.to(encoder.device)
-    return index, encoder, str(manifest.extra.get("name") or folder.name)
+    encoders = choice.load(device)
+    index = FlatIndex.open(folder, index_spec(encoders.passages))
+    index.embeddings = index.embeddings.to(encoders.passages.device)
+    return index, encoders.queries, str(manifest.extra.get("name") or folder.name)

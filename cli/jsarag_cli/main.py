@@ -22,6 +22,7 @@ from jsarag_cli import (
     diagnose,
     doctor,
     evaluate,
+    export,
     index,
     serve_index,
     train,
@@ -60,6 +61,7 @@ app.command("eval", rich_help_panel=_RUNS)(evaluate.evaluate)
 app.command("compare", rich_help_panel=_RUNS)(compare.compare)
 app.command("diagnose", rich_help_panel=_RUNS)(diagnose.diagnose)
 app.command("ask", rich_help_panel=_RUNS)(ask.ask)
+app.command("export", rich_help_panel=_RUNS)(export.export)
 app.add_typer(index.app, name="index", rich_help_panel=_SEARCH)
 app.command("serve-index", rich_help_panel=_SEARCH)(serve_index.serve_index)
 app.add_typer(data.app, name="data", rich_help_panel=_CHECKS)

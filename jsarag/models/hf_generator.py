@@ -155,6 +155,11 @@ class HFGenerator(Generator):
         return self.prompts.eos_id
 
     @property
+    def decoder_lead(self) -> list[int]:
+        """Token ids a decoder reads before the response; empty for causal models."""
+        return list(self._lead)
+
+    @property
     def head_reason(self) -> str:
         """Why logits are stored for this model; empty where they are not."""
         return self._head if isinstance(self._head, str) else ""

@@ -17,6 +17,7 @@ VERBS = (
     "compare",
     "diagnose",
     "ask",
+    "export",
     "index",
     "index build",
     "index rebuild",

@@ -1,0 +1,1 @@
+"""Parts of a trained run for the tools people already use."""
