@@ -14,7 +14,7 @@ app = typer.Typer(help="Build, rebuild, describe and verify an index.", no_args_
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")]
+_Folder = Annotated[Path, typer.Argument(metavar="INDEX|RUN", help="An index, or a run's.")]
 
 
 @app.command()
@@ -41,6 +41,7 @@ def build(
         int, typer.Option(metavar="N", min=1, help="Passages per forward pass.")
     ] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier index.")] = False,
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
@@ -49,8 +50,9 @@ def build(
     With a run as --encoder its passage encoder embeds, its prior reads the queries, and the
     settings are the run's.
     """
-    from jsarag_cli.indexing import EncoderChoice, build_folder
+    from jsarag_cli.indexing import EncoderChoice, build_folder, require_free
 
+    require_free(output, force=force)  # before minutes of embedding
     choice = EncoderChoice(
         encoder, pooling, query_prefix, passage_prefix, max_context_tokens, max_passage_tokens
     )
@@ -84,8 +86,9 @@ def rebuild(
 @app.command()
 def info(folder: _Folder, json: _Json = False) -> None:
     """What an index folder holds, and of which encoder."""
-    from jsarag_cli.indexing import describe
+    from jsarag_cli.indexing import describe, index_of
 
+    folder = index_of(folder)
     record = describe(folder)
     if json:
         print_json(record)
@@ -119,8 +122,9 @@ def verify(
     json: _Json = False,
 ) -> None:
     """Is the folder what its manifest says? Ends with 4 where it is not."""
-    from jsarag_cli.indexing import find_problems
+    from jsarag_cli.indexing import find_problems, index_of
 
+    folder = index_of(folder)
     problems = find_problems(folder, deep=deep)
     if json:
         print_json({"index": str(folder), "sound": not problems, "problems": problems})

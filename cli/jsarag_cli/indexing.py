@@ -144,6 +144,39 @@ def build_folder(
     index.save(output, kb, {_ENCODER: kept, "name": kb_path.stem})
 
 
+def require_free(folder: Path, *, force: bool) -> None:
+    """Refuse a place where an index lies, unless it may be replaced.
+
+    Raises:
+        ConfigError: one lies there.
+    """
+    from jsarag.errors import ConfigError
+    from jsarag.io.atomic import is_complete
+
+    if not force and is_complete(folder):
+        raise ConfigError(
+            f"--output {folder}: an index lies there already; replace it with --force, or name "
+            "another folder"
+        )
+
+
+def index_of(path: Path) -> Path:
+    """The index folder itself, or the one a run's last state searches.
+
+    Raises:
+        CheckpointError: a run without a checkpoint.
+    """
+    from jsarag.io.run_dir import RunDir
+    from jsarag.runs import index_folder
+    from jsarag.train.kept import served_checkpoint
+
+    run_dir = RunDir(path)
+    if not run_dir.run_path.is_file():
+        return path
+    generation = int(served_checkpoint(run_dir).state["progress"]["generation"])
+    return index_folder(run_dir, "passages", generation)
+
+
 def rebuild_run(run: Path, *, output: Path | None, device: str | None, reporter: Reporter) -> Path:
     """Embed a run's knowledge base with its last checkpoint's passage encoder; returns the folder.
 

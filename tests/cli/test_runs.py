@@ -252,6 +252,16 @@ class TestIndex:
         assert "serving 'notes' with a key at http://127.0.0.1:9/" in ended.err
         _check_answers(served["app"])
 
+    def test_an_index_is_not_replaced_in_silence(
+        self, cli: Cli, built: dict[str, Any], kb: Path
+    ) -> None:
+        build = ("index", "build", "--kb", str(kb), "--output", "idx")
+        refused = cli(*build)
+        assert refused.code == 2
+        assert "--force" in refused.err
+        assert "load encoder" not in refused.err
+        assert cli(*build, "--force").code == 0
+
     def test_a_damaged_index_is_named_and_ends_with_4(
         self, cli: Cli, built: dict[str, Any]
     ) -> None:

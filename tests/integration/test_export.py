@@ -68,10 +68,15 @@ def test_a_run_embeds_another_knowledge_base(
     kb = tmp_path / "other.jsonl"
     kb.write_text(json.dumps({"id": "a", "text": "set the dial"}) + "\n", encoding="utf-8")
     index, run = str(tmp_path / "index"), str(trained("jsa"))
+    # The run's own index, by the run's name.
+    assert run_cli(["index", "verify", run, "--deep"]) == 0
+    capsys.readouterr()
+    assert run_cli(["index", "info", run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == toy_world.NOTES
     build = ["index", "build", "--kb", str(kb), "--output", index, "--encoder", run, "--quiet"]
     assert run_cli(build) == 0, capsys.readouterr().err
     assert run_cli(["index", "verify", index, "--deep"]) == 0
-    assert run_cli([*build, "--query-prefix", "other: "]) == 2
+    assert run_cli([*build, "--query-prefix", "other: ", "--force"]) == 2
     assert "leave --query-prefix out" in capsys.readouterr().err
 
 
