@@ -25,6 +25,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Where metrics.json and predictions.jsonl go; default: eval/ in RUN."),
     ] = None,
+    trec: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write TREC's run.PART.txt and qrels.txt there."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: the run's own.")
     ] = None,
@@ -45,6 +49,10 @@ def evaluate(
     name = (split or opened.config.eval.split) + ("-untrained" if untrained else "")
     folder = output or opened.run_dir.eval_path(name)
     write(evaluation, folder)
+    if trec is not None:
+        from jsarag.eval.trec import write_trec
+
+        write_trec(evaluation, trec)
     result = evaluation.to_json()
     if json:
         print_json(result)

@@ -192,3 +192,22 @@ def test_what_a_run_cannot_give_is_refused_with_a_way_out(
     assert code == 2
     assert says in " ".join(said.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_ir_measures_agrees_with_our_scores(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ir_measures = pytest.importorskip("ir_measures")
+    capsys.readouterr()
+    trec = tmp_path / "trec"
+    asked = ["eval", str(trained("jsa")), "--output", str(tmp_path / "scores")]
+    assert run_cli([*asked, "--trec", str(trec), "--json", "--quiet"]) == 0
+    scores = json.loads(capsys.readouterr().out)["retrieval"]
+    names = {"Success@1": "R@1", "Success@5": "R@5", "Success@10": "R@10", "RR@10": "MRR@10"}
+    measures = [ir_measures.parse_measure(name) for name in names]
+    qrels = list(ir_measures.read_trec_qrels(str(trec / "qrels.txt")))
+    for part in ("prior", "posterior"):
+        ranking = list(ir_measures.read_trec_run(str(trec / f"run.{part}.txt")))
+        found = ir_measures.calc_aggregate(measures, qrels, ranking)
+        for measure in measures:
+            assert found[measure] == pytest.approx(scores[part][names[str(measure)]], abs=1e-6)
