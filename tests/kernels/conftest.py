@@ -4,6 +4,7 @@ C++, and the CUDA kernels as a module in which a block's threads are fibres.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -125,7 +126,15 @@ def build_emulated(folder: Path, pybind11: str) -> Path:
     if library.exists():
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
+    with (library.parent / "lock").open("w") as lock:
+        # Of two that need it at once, one compiles and the other waits.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _compile_emulated(library, flags)
+    return library
 
+
+def _compile_emulated(library: Path, flags: list[str]) -> None:
     def compile_one(source: Path, output: Path) -> Path:
         command = [str(COMPILER), *flags, "-x", "c++", "-c", str(source), "-o", str(output)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -141,7 +150,6 @@ def build_emulated(folder: Path, pybind11: str) -> Path:
             [str(COMPILER), "-shared", *map(str, objects), "-o", str(linked)], check=True
         )
         os.replace(linked, library)  # a run beside this one sees all of it or nothing
-    return library
 
 
 @pytest.fixture(scope="session")
