@@ -4,8 +4,8 @@
     python -m jsarag_bench.render --check README.md docs/results.md
 
 Blocks: ``<!-- kernels:begin -->`` (short), ``<!-- kernels-all:begin -->`` (everything),
-``<!-- train-step:begin -->`` and ``<!-- study:NAME:begin -->``, each with its ``:end``. Nobody
-edits inside; ``--check`` fails when what is there is not what the rows say.
+``<!-- train-step:begin -->``, ``<!-- label-free:begin -->`` and ``<!-- study:NAME:begin -->``, each
+with its ``:end``. Nobody edits inside; ``--check`` fails when what is there is not what the rows say.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from jsarag.errors import DataError
 from jsarag.io.atomic import write_text
+from jsarag_bench.end_to_end.label_free import ROWS_FILE, label_free_table
 from jsarag_bench.end_to_end.stations import stations_table
 from jsarag_bench.end_to_end.train_step import train_step_tables
 from jsarag_bench.kernel_tables import full_tables, short_table
@@ -41,6 +42,7 @@ class Results:
         self.studies = _all_rows(base, "end_to_end.jsonl")
         self.stations = _all_rows(base, "stations.jsonl")
         self.train_steps = _all_rows(base, "train_step.jsonl")
+        self.label_free = _all_rows(base, ROWS_FILE)
 
     def block(self, name: str) -> str | None:
         """The content of a block, None if it is not ours."""
@@ -50,6 +52,8 @@ class Results:
             return full_tables(self.kernels)
         if name in ("stations", "stations-large"):
             return stations_table(self.stations, "large" if name.endswith("large") else "demo")
+        if name == "label-free":
+            return label_free_table(self.label_free)
         if name == "train-step":
             return train_step_tables(self.train_steps)
         if name.startswith(_STUDY):
