@@ -5,7 +5,7 @@
 
 Blocks: ``<!-- kernels:begin -->`` (short), ``<!-- kernels-all:begin -->`` (everything),
 ``<!-- train-step:begin -->``, ``<!-- label-free:begin -->`` and ``<!-- study:NAME:begin -->``, each
-with its ``:end``. Nobody edits inside; ``--check`` fails when what is there is not what the rows say.
+with its ``:end``. Nobody edits inside; ``--check`` fails when a block is not what the rows say.
 """
 
 from __future__ import annotations
