@@ -27,6 +27,19 @@ _SHOWN = {
     "generation BLEU-4": "BLEU",
     "generation ROUGE-L": "ROUGE",
 }
+# Columns a narrow terminal does without, in this order.
+_FIRST_TO_GO = (
+    "ROUGE",
+    "BLEU",
+    "EM",
+    "peak",
+    "MRR@10",
+    "steps",
+    "F1",
+    "R@10",
+    "pairs",
+    "posterior R@1",
+)
 _COMPARED = {"prior R@1": "R@1", "posterior R@1": "posterior R@1", "generation F1": "F1"}
 
 
@@ -72,29 +85,14 @@ def show_summary(study: Study, summary: Summary, folder: Path) -> None:
 
     console = result_console()
     shown = [name for name in _SHOWN if any(name in arm.metrics for arm in summary.arms)]
-    heads = (*(_SHOWN[name] for name in shown), "steps", "time", "pairs", "peak")
-    made = table("arm", *heads, numbers=range(1, 1 + len(heads)))
-    for arm in summary.arms:
-        made.add_row(
-            arm.name,
-            *(_points(name, arm.metrics.get(name)) for name in shown),
-            "-" if arm.steps is None else f"{arm.steps:,.0f}",
-            "-" if arm.seconds is None else duration(arm.seconds),
-            "-" if arm.generator_forwards is None else f"{arm.generator_forwards:,.0f}",
-            "-" if not arm.peak_bytes else size(arm.peak_bytes),
-        )
-    console.print(made)
-    compared = [name for name in _COMPARED if name in shown]
-    found = table("in points", *(_COMPARED[name] for name in compared), numbers=range(1, 4))
-    by_pair: dict[tuple[str, str], dict[str, str]] = {}
-    for item in summary.differences:
-        text = _difference(item)
-        by_pair.setdefault((item.arm, item.against), {})[item.metric] = text
-    for (arm_name, against), cells in by_pair.items():
-        found.add_row(f"{arm_name} - {against}", *(cells.get(name, "-") for name in compared))
-    if by_pair:
+    columns = {"arm": [arm.name for arm in summary.arms]}
+    for name in shown:
+        columns[_SHOWN[name]] = [_points(name, arm.metrics.get(name)) for arm in summary.arms]
+    columns |= _costs(summary)
+    console.print(_as_wide_as(columns, console.width))
+    if summary.differences:
         console.print()
-        console.print(found)
+        console.print(_as_wide_as(_difference_columns(summary), console.width))
     if summary.trials:
         console.print()
         console.print(_trial_table(summary))
@@ -214,6 +212,53 @@ def _references(study: Study) -> dict[str, list[dict[str, Any]]]:
         context_turns=config.data.context_turns,
         posterior_turns=config.data.posterior_turns,
     )
+
+
+def _costs(summary: Summary) -> dict[str, list[str]]:
+    """Columns of what the arms took; a dash for what was not trained."""
+    return {
+        "steps": ["-" if arm.steps is None else f"{arm.steps:,.0f}" for arm in summary.arms],
+        "time": ["-" if arm.seconds is None else duration(arm.seconds) for arm in summary.arms],
+        "pairs": [
+            "-" if arm.generator_forwards is None else f"{arm.generator_forwards:,.0f}"
+            for arm in summary.arms
+        ],
+        "peak": ["-" if not arm.peak_bytes else size(arm.peak_bytes) for arm in summary.arms],
+    }
+
+
+def _as_wide_as(columns: Mapping[str, Sequence[str]], width: int) -> Table:
+    """A table that fits: arms keep their names, and the least important columns go first."""
+    kept = dict(columns)
+    for name in _FIRST_TO_GO:
+        needed = sum(max(map(_printed, (head, *cells))) for head, cells in kept.items())
+        if needed + 2 * len(kept) <= width:
+            break
+        kept.pop(name, None)
+    made = table(*kept, numbers=range(1, len(kept)))
+    made.columns[0].no_wrap = True
+    for row in zip(*kept.values(), strict=True):
+        made.add_row(*row)
+    return made
+
+
+def _printed(cell: str) -> int:
+    """Characters of a cell without its markup."""
+    from rich.text import Text
+
+    return Text.from_markup(cell).cell_len
+
+
+def _difference_columns(summary: Summary) -> dict[str, list[str]]:
+    """A pair of arms a line, a metric a column."""
+    by_pair: dict[tuple[str, str], dict[str, str]] = {}
+    for item in summary.differences:
+        by_pair.setdefault((item.arm, item.against), {})[item.metric] = _difference(item)
+    columns = {"in points": [f"{arm} - {against}" for arm, against in by_pair]}
+    for metric, head in _COMPARED.items():
+        if any(metric in cells for cells in by_pair.values()):
+            columns[head] = [cells.get(metric, "-") for cells in by_pair.values()]
+    return columns
 
 
 def _trial_table(summary: Summary) -> Table:
