@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _ENCODER = "encoder"
 _QUERY_TOKENS = 128
 _PASSAGE_TOKENS = 160
+_SPEC_FIELDS = ("query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,12 @@ def build_folder(
     for line in encoder.truncation.summary().splitlines():
         reporter.event(line)
     named = Path(choice.name).expanduser()
-    kept = {**asdict(choice), "name": str(named.resolve()) if named.is_dir() else choice.name}
+    kept = {
+        **asdict(choice),
+        "name": str(named.resolve()) if named.is_dir() else choice.name,
+        # What was used, not what was asked for: defaults may change before the folder is opened.
+        **{name: getattr(encoder.spec, name) for name in _SPEC_FIELDS},
+    }
     index.save(output, kb, {_ENCODER: kept, "name": kb_path.stem})
 
 
