@@ -24,6 +24,8 @@ BUDGETS = {
 }
 _STUDY_KEYS = ("dataset", "recipe", "seeds", "common", "arms", "against", "tune")
 _ARM_KEYS = ("reason", "settings", "equal_seconds", "pace_of")
+# Settings that only say where things lie: no part of what is compared.
+PLACES = ("index.cache_dir",)
 # With another limit, steps are only what it lets through.
 _MANY_STEPS = "1000000"
 

@@ -10,7 +10,7 @@ from string import Template
 
 from jsarag.eval.report_format import duration
 from jsarag.io.atomic import write_text
-from jsarag.study.arms import Study
+from jsarag.study.arms import PLACES, Study
 from jsarag.study.picture import PICTURED, hue_of
 from jsarag.study.summary import BLEU, GENERATION, RETRIEVAL, ArmDifference, Summary, in_points
 from jsarag.train.watch import MEASURES
@@ -83,7 +83,7 @@ def differences_svg(items: Sequence[ArmDifference]) -> str:
 
 def _head(study: Study) -> str:
     seeds = ", ".join(map(str, study.seeds))
-    common = " ".join(f"{key}={value}" for key, value in study.common.items())
+    common = " ".join(f"{key}={value}" for key, value in study.common.items() if key not in PLACES)
     return (
         '<p class="brand"><b>jsarag</b> compare</p>'
         f"<h1>{escape(study.name)}</h1>"
@@ -95,7 +95,7 @@ def _head(study: Study) -> str:
 
 def _table(summary: Summary) -> str:
     shown = [name for name in _COLUMNS if any(name in arm.metrics for arm in summary.arms)]
-    heads = ["arm", "what it is", *shown, "steps", "seconds", "pairs", "peak"]
+    heads = [*shown, "steps", "seconds", "pairs", "peak"]
     lines = []
     for arm in summary.arms:
         cells = [
@@ -109,9 +109,12 @@ def _table(summary: Summary) -> str:
             "-" if not arm.peak_bytes else f"{arm.peak_bytes / 2**30:.1f} GiB",
         ]
         numbers = "".join(f'<td style="text-align:right">{escape(cell)}</td>' for cell in cells)
-        name = f"<th style='text-align:left'>{escape(arm.name)}</th>"
-        lines.append(f"<tr>{name}<td>{escape(arm.reason)}</td>{numbers}</tr>")
-    header = "".join(f"<th style='text-align:left'>{escape(head)}</th>" for head in heads)
+        name = f"<b>{escape(arm.name)}</b><br><small>{escape(arm.reason)}</small>"
+        cell = f"<td style='text-align:left;white-space:normal;min-width:14rem'>{name}</td>"
+        lines.append(f"<tr>{cell}{numbers}</tr>")
+    header = "<th style='text-align:left'>arm</th>" + "".join(
+        f"<th style='text-align:right'>{escape(head)}</th>" for head in heads
+    )
     return (
         "<h2>Scores</h2><p class='lead'>Means over examples and seeds, in points. <i>pairs</i>: "
         "(example, passage) pairs through the generator in training.</p>"

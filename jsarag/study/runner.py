@@ -17,7 +17,7 @@ from jsarag.eval.evaluate import METRICS_FILE
 from jsarag.io.atomic import write_json
 from jsarag.io.environment import describe_environment
 from jsarag.io.run_dir import RunDir
-from jsarag.study.arms import Arm, Study
+from jsarag.study.arms import PLACES, Arm, Study
 from jsarag.study.process import Ended, run_process
 from jsarag.study.rows import add_row
 from jsarag.study.tuning import trial_arms, trial_row, tuned
@@ -28,8 +28,7 @@ ROWS_FILE = "rows.jsonl"
 _RESULT = "result.json"
 _METRICS = ("R@1", "R@5", "R@10", "MRR@10", "intervals", "n")
 _GENERATION = ("EM", "F1", "BLEU-4", "ROUGE-L", "n")
-# Settings that only say where things lie.
-_PLACES = ("--output-dir", "index.cache_dir=")
+_PLACES = ("--output-dir", *(f"{key}=" for key in PLACES))
 
 
 def run_study(
@@ -182,7 +181,7 @@ class _Run:
             "settings": {
                 key: value
                 for key, value in {**self._study.common, **self._arm.settings}.items()
-                if not f"{key}=".startswith(_PLACES)
+                if key not in PLACES
             },
             "seconds": round(result["seconds"], 1),
             "warmup_seconds": round(_warmup_seconds(self._run_dir), 1),
