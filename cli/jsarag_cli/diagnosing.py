@@ -200,6 +200,8 @@ def _show_sample(sample: Sample, console: Console) -> None:
         "estimator", "", "bias v", "rms v", "gradient", "variance", "ESS", "taken", "pairs", "time",
         numbers=range(2, 10),
     )  # fmt: skip
+    names = [error_cells(row)[0] for row in sample.errors]
+    made.columns[0].min_width = max(map(len, names), default=0)
     last = None
     for row in sample.errors:
         if last is not None and last != (row.estimator, row.support):
