@@ -95,5 +95,10 @@ def test_the_command_line(
         assert text in " ".join(captured.out.split())
     assert "score pairs" in captured.err
     page = (folder / "diagnose.html").read_text(encoding="utf-8")
-    for title in ("Error against cost", "Bias of v", "Autocorrelation", "Error of enumeration"):
+    for title in (
+        "Error against generator scores",
+        "Bias of v",
+        "Autocorrelation",
+        "Error of enumeration",
+    ):
         assert title in page
