@@ -18,12 +18,13 @@ from typing import Any
 
 from jsarag.errors import DataError
 from jsarag.io.atomic import write_text
+from jsarag.io.lines import read_json_lines
 from jsarag_bench.end_to_end.label_free import ROWS_FILE, label_free_table
 from jsarag_bench.end_to_end.stations import stations_table
 from jsarag_bench.end_to_end.train_step import train_step_tables
 from jsarag_bench.kernel_tables import full_tables, short_table
 from jsarag_bench.markdown import block_names, replace_blocks
-from jsarag_bench.rows import read_rows, results_folder
+from jsarag_bench.rows import results_folder
 from jsarag_bench.study_tables import study_tables
 
 _STUDY = "study:"
@@ -78,7 +79,7 @@ def stale_files(paths: Iterable[Path], results: Results) -> list[Path]:
 
 
 def _all_rows(base: Path, name: str) -> list[dict[str, Any]]:
-    return [row for path in sorted(base.glob(f"*/{name}")) for row in read_rows(path)]
+    return [row for path in sorted(base.glob(f"*/{name}")) for row in read_json_lines(path)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,3 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     stamped = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **row}
     with path.open("a", encoding="utf-8") as file:
         file.write(to_json(stamped) + "\n")
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Every row of a file, oldest first."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            yield json.loads(line)

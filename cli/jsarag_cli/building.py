@@ -30,8 +30,7 @@ def build_options(
         ConfigError: a flag is wrong, or the encoder cannot read that much.
         BackendUnavailableError: the encoder is not there.
     """
-    import difflib
-
+    from jsarag.config.keys import nearest
     from jsarag.config.schema import RetrieverConfig
     from jsarag.data.building.build import BuildOptions
     from jsarag.data.building.splits import SPLIT_BY
@@ -42,8 +41,8 @@ def build_options(
     name = encoder or defaults.model
     by = next((known for known in SPLIT_BY if known == split_by), None)
     if by is None:
-        close = difflib.get_close_matches(split_by, SPLIT_BY, n=1)
-        guess = f" (did you mean '{close[0]}'?)" if close else ""
+        close = nearest(split_by, SPLIT_BY)
+        guess = f" (did you mean '{close}'?)" if close else ""
         raise ConfigError(
             f"flag --split-by: expected one of {', '.join(SPLIT_BY)}, got '{split_by}'{guess}"
         )

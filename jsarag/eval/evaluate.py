@@ -30,6 +30,7 @@ from jsarag.eval.generation import (
 from jsarag.eval.retrieval import RetrievalScores, retrieval_depth, score_retrieval
 from jsarag.eval.significance import IntArray, Statistic, group_rows, intervals
 from jsarag.index.flat import IndexScan
+from jsarag.index.rows import excluded_rows
 from jsarag.io.atomic import write_folder, write_json, write_jsonl
 from jsarag.models.generator import Generator
 from jsarag.types import Example, Passage
@@ -231,21 +232,12 @@ def _search(
                 f"rows {start} to {start + len(batch) - 1}; the {name} encoder's weights are "
                 "broken, evaluate an earlier checkpoint"
             )
-        scan = index.search(queries, depth, exclude=_excluded(inputs.kb, batch, queries.device))
+        scan = index.search(queries, depth, exclude=excluded_rows(inputs.kb, batch, queries.device))
         for ids, scores in zip(scan.ids.cpu(), scan.scores.cpu(), strict=True):
             real = ids >= 0
             found.append(_Found(ids[real].tolist(), scores[real]))
         tell(f"search {name}", start + len(batch), total)
     return found
-
-
-def _excluded(kb: Passages, batch: Sequence[Example], device: torch.device) -> Tensor | None:
-    """Rows to leave out, int64 [B, E] padded with -1; None where nothing is excluded."""
-    rows = [[kb.row_of(name) for name in example.exclude_passages] for example in batch]
-    width = max(map(len, rows), default=0)
-    if width == 0:
-        return None
-    return torch.tensor([row + [-1] * (width - len(row)) for row in rows], device=device)
 
 
 def _generate(

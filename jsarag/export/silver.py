@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jsarag.export.request import Request, TrainedRun
 from jsarag.index.flat import FlatIndex
+from jsarag.index.rows import excluded_rows
 from jsarag.models.prompts import render_context
 from jsarag.types import Example, Passage
 
@@ -144,11 +145,7 @@ def _search(
     run: TrainedRun, index: FlatIndex, queries: Tensor, batch: Sequence[Example], k: int
 ) -> list[tuple[list[int], Tensor]]:
     """Rows and scores [n] of each query's best passages, the excluded ones left out."""
-    row_of = run.parts.dataset.kb.row_of
-    excluded = [[row_of(name) for name in example.exclude_passages] for example in batch]
-    width = max(map(len, excluded))
-    padded = [rows + [-1] * (width - len(rows)) for rows in excluded]
-    exclude = torch.tensor(padded, device=queries.device) if width else None
+    exclude = excluded_rows(run.parts.dataset.kb, batch, queries.device)
     found = index.search(queries, k, exclude)
     pairs = zip(found.ids.cpu(), found.scores.cpu(), strict=True)
     return [(ids[ids >= 0].tolist(), scores[ids >= 0]) for ids, scores in pairs]

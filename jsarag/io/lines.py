@@ -5,8 +5,10 @@ A crash may cut the last line short; the next one appended takes its place.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def append_line(path: Path | str, line: str, *, durable: bool = False) -> None:
@@ -28,6 +30,19 @@ def append_line(path: Path | str, line: str, *, durable: bool = False) -> None:
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
+    """Every whole row, oldest first; a line that a crash cut short is left out.
+
+    A file that is not there has none.
+    """
+    source = Path(path)
+    if not source.is_file():
+        return []
+    text = source.read_text(encoding="utf-8")
+    # Not splitlines(): texts may hold U+2028 and its like, which JSON leaves as they are.
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from jsarag.errors import CheckpointError
 from jsarag.io.atomic import clean_leftovers, to_json, write_json, write_jsonl, write_text
 from jsarag.io.environment import describe_environment
-from jsarag.io.lines import append_line
+from jsarag.io.lines import append_line, read_json_lines
 
 FORMAT_VERSION = 1
 # Held until the process ends: POSIX record locks belong to the process and vanish when any
@@ -155,12 +155,7 @@ class RunDir:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every whole row of ``metrics.jsonl``; a line cut short by a crash is dropped."""
-        if not self.metrics_path.exists():
-            return []
-        lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
-        return [json.loads(line) for line in lines if line.strip()]
+        return read_json_lines(self.metrics_path)
 
     def rewind_metrics(self, **reached: int) -> int:
         """Drop the rows that a resumed run will write again; returns how many.

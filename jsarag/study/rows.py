@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsarag.io.atomic import to_json
-from jsarag.io.lines import append_line
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Every whole row, oldest first; a line that a crash cut short is left out."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    # Not splitlines(): texts may hold U+2028 and its like, which JSON leaves as they are.
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
+from jsarag.io.lines import append_line, read_json_lines
 
 
 def add_row(path: Path, row: Mapping[str, Any]) -> bool:
@@ -33,7 +24,7 @@ def add_row(path: Path, row: Mapping[str, Any]) -> bool:
     """
     # As it reads when it comes back: tuples as lists, NaN as null.
     plain = json.loads(to_json(row))
-    if any(_undated(known) == _undated(plain) for known in read_rows(path)):
+    if any(_undated(known) == _undated(plain) for known in read_json_lines(path)):
         return False
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     append_line(path, to_json({"date": date, **plain}), durable=True)

@@ -18,10 +18,11 @@ from torch import Tensor
 from jsarag import randomness
 from jsarag.assemble import Parts
 from jsarag.config.schema import GuardConfig
+from jsarag.index.rows import excluded_rows
 from jsarag.io.atomic import write_json
 from jsarag.models.evidence import Evidence, evidence_check, generator_scorer
 from jsarag.models.prompts import render_context
-from jsarag.train.problem import Windows, excluded_rows
+from jsarag.train.problem import Windows
 from jsarag.types import Example
 
 _BATCH = 64

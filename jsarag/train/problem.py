@@ -19,6 +19,7 @@ from jsarag.data.knowledge_base import KnowledgeBase
 from jsarag.em.objectives import Objective
 from jsarag.em.problem import Problem
 from jsarag.index.flat import FlatIndex
+from jsarag.index.rows import excluded_rows, rows_of
 from jsarag.models.encoder import TextEncoder
 from jsarag.models.prompts import passage_text, render_context
 from jsarag.models.retrievers import PartName
@@ -214,22 +215,7 @@ def _encode(
     return QueryEmbeddings(prior, posterior)
 
 
-def excluded_rows(
-    kb: KnowledgeBase, examples: Sequence[Example], device: torch.device
-) -> Tensor | None:
-    """Rows int64 [B, E] that each example must not retrieve, -1 pads; None where there are none."""
-    rows = _rows_of(kb, [example.exclude_passages for example in examples], device)
-    return None if rows.shape[1] == 0 else rows
-
-
 def gold_rows(kb: KnowledgeBase, examples: Sequence[Example], device: torch.device) -> Tensor:
     """Rows int64 [B, G] labelled as right, G at least 1, -1 pads."""
-    rows = _rows_of(kb, [example.gold_passages for example in examples], device)
+    rows = rows_of(kb, [example.gold_passages for example in examples], device)
     return rows if rows.shape[1] else rows.new_full((len(examples), 1), -1)
-
-
-def _rows_of(kb: KnowledgeBase, ids: Sequence[Sequence[str]], device: torch.device) -> Tensor:
-    found = [[kb.row_of(id) for id in group] for group in ids]
-    width = max(map(len, found), default=0)
-    padded = [rows + [-1] * (width - len(rows)) for rows in found]
-    return torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(ids), width)

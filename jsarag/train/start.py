@@ -14,9 +14,10 @@ from torch import Tensor
 from jsarag.assemble import Parts
 from jsarag.errors import CheckpointError
 from jsarag.index.bm25 import Bm25Index
+from jsarag.index.rows import excluded_rows
 from jsarag.io.tensors import load_tensors, save_tensors
 from jsarag.models.prompts import passage_text, render_context
-from jsarag.train.problem import Windows, excluded_rows
+from jsarag.train.problem import Windows
 from jsarag.types import Start
 
 START_FILE = "start.safetensors"

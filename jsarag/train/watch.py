@@ -23,9 +23,10 @@ from jsarag import randomness
 from jsarag.assemble import Parts
 from jsarag.data.registry import Dataset
 from jsarag.eval.retrieval import score_retrieval
+from jsarag.index.rows import excluded_rows
 from jsarag.io.tensors import load_tensors, save_tensors
 from jsarag.models.prompts import render_context
-from jsarag.train.problem import Windows, excluded_rows
+from jsarag.train.problem import Windows
 from jsarag.types import Example, GeneratorInput
 
 Measure = Literal["gold", "likelihood"]

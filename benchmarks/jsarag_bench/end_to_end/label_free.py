@@ -39,20 +39,21 @@ def read_points(run_dir: RunDir) -> list[dict[str, float]]:
         for row in rows
         if row["kind"] == "watch" and row["measure"] == "likelihood"
     }
-    points = []
+    points: dict[int, dict[str, float]] = {}
     for row in rows:
         scores = (row.get("retrieval") or {}).get("prior") if row["kind"] == "eval" else None
         if scores and row["step"] in likelihood:
             found = {"R@1": scores["R@1"], "MRR@10": scores["MRR@10"]}
-            points.append({"step": row["step"], "likelihood": likelihood[row["step"]], **found})
+            point = {"step": row["step"], "likelihood": likelihood[row["step"]], **found}
+            # The evaluation at the end is of the kept state, perhaps not the last step's.
+            points.setdefault(row["step"], point)
     if len(points) < 3:
         raise DataError(
             f"expected three states or more with both measures, found {len(points)}; train with "
             "train.watch=likelihood and train.eval_steps equal to an eighth of the steps",
             path=run_dir.metrics_path,
         )
-    # The kept state's evaluation at the end may be another state than the last step's.
-    return list({point["step"]: point for point in reversed(points)}.values())[::-1]
+    return list(points.values())
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:

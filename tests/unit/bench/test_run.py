@@ -11,13 +11,13 @@ import torch
 
 from jsarag import ops
 from jsarag.errors import BackendUnavailableError, ConfigError, NumericalError
+from jsarag.io.lines import read_json_lines
 from jsarag_bench import run as run_module
 from jsarag_bench.cases import Case, read_cases
 from jsarag_bench.ceilings import Probe, Probes
 from jsarag_bench.kernels import load_kernel
 from jsarag_bench.kernels.base import Check, Workload, require_correct
 from jsarag_bench.peers import peer_named, peers_of
-from jsarag_bench.rows import read_rows
 from jsarag_bench.run import keep_rows, run
 from jsarag_bench.timing import Timing
 from jsarag_bench.worker import OURS, Worker, WorkerError, extra_bytes
@@ -184,7 +184,7 @@ def test_a_rival_in_its_own_process_takes_its_turn_and_absence_is_said(
     path = tmp_path / "machine" / "kernels.jsonl"
     keep_rows(result, path, "the command")
     keep_rows(result, path, "the command")
-    rows = list(read_rows(path))
+    rows = list(read_json_lines(path))
     assert len(rows) == 2
     assert rows[0]["command"] == "the command"
     assert rows[0]["skipped"] == {"torch f32": "a reason of our own"}

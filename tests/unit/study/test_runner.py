@@ -20,9 +20,9 @@ from jsarag.errors import (
     MemoryForecastError,
     PreemptedError,
 )
+from jsarag.io.lines import read_json_lines
 from jsarag.study.arms import Arm, Study
 from jsarag.study.process import ArmFailedError, run_process
-from jsarag.study.rows import read_rows
 from jsarag.study.runner import ROWS_FILE, command_of, run_study
 from jsarag.train.reporting import SilentReporter
 
@@ -97,7 +97,7 @@ def test_what_is_finished_is_not_repeated(program: list[str], tmp_path: Path) ->
     assert again[:2] == rows
     assert calls(program) == ["train a-1", "train b-1", "train a-2", "train b-2"]
     for path in (out / ROWS_FILE, copy):
-        kept = [(row["arm"], row["seed"]) for row in read_rows(path)]
+        kept = [(row["arm"], row["seed"]) for row in read_json_lines(path)]
         assert kept == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     with pytest.raises(CheckpointError, match="use another --output-dir"):
         run_study(study(A, Arm("b")), out, program, SilentReporter())
@@ -134,9 +134,9 @@ def test_every_arm_is_tuned_alike_before_it_is_compared(program: list[str], tmp_
     assert len(calls(program)) == 10
     assert run_study(tuned, out, program, SilentReporter()) == rows
     assert len(calls(program)) == 10, "finished trials are not repeated"
-    assert read_rows(out / ROWS_FILE) == [
+    assert read_json_lines(out / ROWS_FILE) == [
         {"date": row["date"], **kept}
-        for row, kept in zip(read_rows(out / ROWS_FILE), rows, strict=True)
+        for row, kept in zip(read_json_lines(out / ROWS_FILE), rows, strict=True)
     ]
 
 
@@ -166,7 +166,7 @@ def test_a_runs_error_is_the_studys(
     with pytest.raises(kind, match=f"arm 'b', seed 1: .*exit code {code}: this is why") as caught:
         run_study(study(A, B), tmp_path / "out", program, SilentReporter())
     assert type(caught.value) is kind
-    assert [row["arm"] for row in read_rows(tmp_path / "out" / ROWS_FILE)] == ["a"]
+    assert [row["arm"] for row in read_json_lines(tmp_path / "out" / ROWS_FILE)] == ["a"]
 
 
 GUARDED = """
@@ -223,7 +223,7 @@ def test_a_signal_lets_the_run_save_and_a_second_start_goes_on(
         run_study(study(A, B), tmp_path / "out", program, SilentReporter())
     folder = Path(program[1]).parent
     assert (folder / "saved").read_text() == str(int(signal.SIGTERM))
-    assert [row["arm"] for row in read_rows(tmp_path / "out" / ROWS_FILE)] == ["a"]
+    assert [row["arm"] for row in read_json_lines(tmp_path / "out" / ROWS_FILE)] == ["a"]
     (folder / "b-1").unlink()
     rows = run_study(study(A, B), tmp_path / "out", program, SilentReporter())
     assert [row["arm"] for row in rows] == ["a", "b"]
