@@ -160,7 +160,9 @@ def _looks_like_path(key: Key, value: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+    # Brackets and quotes as in YAML and JSON, where somebody copies a list from there.
+    parts = (part.strip().strip("'\"") for part in text.strip("[]").split(","))
+    return [part for part in parts if part]
 
 
 def _pairs(key: Key, text: str, source: str) -> dict[str, str]:

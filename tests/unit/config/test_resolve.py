@@ -150,6 +150,13 @@ def test_set_takes_dashes_lists_pairs_and_none() -> None:
     assert config.train.bf16 is True
 
 
+@pytest.mark.parametrize(
+    "text", ["passages,prior", "[passages, prior]", '["passages", "prior"]', "['passages','prior']"]
+)
+def test_a_list_may_be_written_as_in_yaml_or_json(text: str) -> None:
+    assert parse_set(f"train.freeze={text}").value == ["passages", "prior"]
+
+
 def test_none_empties_a_list_and_unsets_an_optional_one() -> None:
     overrides = [parse_set("train.freeze=none"), parse_set("generator.lora.target_modules=none")]
     config = resolve(environment={}, overrides=overrides).config
