@@ -29,6 +29,13 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Also write TREC's run.PART.txt and qrels.txt there."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Search as `serve-index --engine` does: exact, certified, faiss:FACTORY.",
+        ),
+    ] = "exact",
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: the run's own.")
     ] = None,
@@ -39,13 +46,15 @@ def evaluate(
 ) -> None:
     """Score a run: retrieval of prior and posterior, and the responses."""
     from jsarag.eval.evaluate import PREDICTIONS_FILE, write
+    from jsarag.index.engines import check_engine
     from jsarag.runs import open_run
     from jsarag.train.evaluation import evaluate_run
 
+    check_engine(engine)
     with make_reporter(quiet=quiet) as reporter:
         reporter.stage("open run", None)
         opened = open_run(run, untrained=untrained, split=split, device=device, overrides=overrides)
-        evaluation = evaluate_run(opened, split, progress=staged(reporter))
+        evaluation = evaluate_run(opened, split, engine=engine, progress=staged(reporter))
     name = (split or opened.config.eval.split) + ("-untrained" if untrained else "")
     folder = output or opened.run_dir.eval_path(name)
     write(evaluation, folder)

@@ -37,6 +37,14 @@ def serve_index(
         typer.Option(metavar="SERVER", help="Offer its routes, too: search-r1 (/retrieve)."),
     ] = [],  # noqa: B006 - typer copies it
     name: Annotated[str | None, typer.Option(help="What answers call the index.")] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How to search: exact; certified (the same answers from int8, for more memory); "
+            "faiss:FACTORY[/PARAMETERS], such as faiss:HNSW32/efSearch=64.",
+        ),
+    ] = "exact",
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: a run's own.")
     ] = None,
@@ -45,25 +53,28 @@ def serve_index(
 
     With JSARAG_ADMIN_KEY set, that key opens POST /v1/index/reload.
     """
+    from jsarag.index.engines import check_engine
     from jsarag.serve.app import create_app
     from jsarag.serve.run import serve
     from jsarag.serve.security import ADMIN_KEY_VARIABLE, check_bind, read_api_key
     from jsarag.serve.server import Limits
-    from jsarag_cli.serving import open_engine, open_source
+    from jsarag_cli.serving import open_engine
 
     key = read_api_key(os.environ, api_key_file)
     check_bind(host, key, insecure)  # before minutes of loading
-    opened = open_source(source, device)
+    check_engine(engine)
+    opened, own_name = open_engine(source, device, engine, note)
+    name = name or own_name
     app = create_app(
         opened.index,
         opened.encoder,
         opened.passages,
-        name or opened.name,
+        name,
         api_key=key,
         limits=Limits(max_k=k),
         compat=compat,
         admin_key=read_api_key(os.environ, variable=ADMIN_KEY_VARIABLE),
-        reload=lambda: open_engine(source, device),
+        reload=lambda: open_engine(source, device, engine, note)[0],
         hosts=[host, *allow_host],
     )
     guarded = "with a key" if key else "without a key"
@@ -72,5 +83,5 @@ def serve_index(
         host,
         port,
         insecure=insecure,
-        on_listening=lambda url: note(f"serving '{name or opened.name}' {guarded} at {url}"),
+        on_listening=lambda url: note(f"serving '{name}' {guarded} at {url}"),
     )

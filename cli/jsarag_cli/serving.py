@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jsarag.index.flat import FlatIndex
     from jsarag.index.interfaces import Encoder
-    from jsarag.serve.engine import Passages, SearchEngine, SearchIndex
+    from jsarag.serve.engine import Passages, SearchEngine
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Everything a server needs."""
 
-    index: SearchIndex
+    index: FlatIndex
     encoder: Encoder
     passages: Passages
     name: str
@@ -46,9 +48,26 @@ def open_source(folder: Path, device: str | None) -> Source:
     )
 
 
-def open_engine(folder: Path, device: str | None) -> SearchEngine:
-    """:func:`open_source` as one engine, for reloading."""
+def open_engine(
+    folder: Path, device: str | None, engine: str, tell: Callable[[str], None]
+) -> tuple[SearchEngine, str]:
+    """A source searched by a named engine, and what it is called.
+
+    Args:
+        folder: a run or an index.
+        device: of a run's encoder; None: its own.
+        engine: how the vectors are searched (:mod:`jsarag.index.engines`).
+        tell: hears how an engine that is not the index itself compares with exact search.
+
+    Raises:
+        CheckpointError: neither run nor index. ConfigError, DtypeError, BackendUnavailableError:
+            the engine does not fit.
+    """
+    from jsarag.index.engines import EXACT, make_engine, measure_recall
     from jsarag.serve.engine import SearchEngine
 
     opened = open_source(folder, device)
-    return SearchEngine(opened.index, opened.encoder, opened.passages)
+    index = make_engine(engine, opened.index)
+    if engine != EXACT:
+        tell(f"engine {engine}: {measure_recall(index, opened.index)}")
+    return SearchEngine(index, opened.encoder, opened.passages), opened.name

@@ -29,7 +29,8 @@ from jsarag.eval.generation import (
 )
 from jsarag.eval.retrieval import RetrievalScores, retrieval_depth, score_retrieval
 from jsarag.eval.significance import IntArray, Statistic, group_rows, intervals
-from jsarag.index.flat import IndexScan
+from jsarag.index.engines import EXACT
+from jsarag.index.interfaces import SearchIndex
 from jsarag.index.rows import excluded_rows
 from jsarag.io.atomic import write_folder, write_json, write_jsonl
 from jsarag.models.generator import Generator
@@ -47,20 +48,6 @@ Progress = Callable[[str, int, int], None]
 
 Encode = Callable[[Sequence[Example]], Tensor]
 """Query embeddings [B, D] of some examples."""
-
-
-class SearchIndex(Protocol):
-    """What evaluation needs of an index; ``FlatIndex`` and ``FaissIndex`` have it."""
-
-    @property
-    def generation(self) -> int:
-        """Counts rebuilds."""
-
-    def __len__(self) -> int:
-        """N."""
-
-    def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> IndexScan:
-        """The k best passages of each query."""
 
 
 class Passages(Protocol):
@@ -90,6 +77,7 @@ class EvalInputs:
         generator: None leaves generation out.
         render_context: the context as the generator reads it.
         inv_temperature: 1/T, for p(h|x) over the passages a response is generated from.
+        engine: how the indexes search, for the signature.
     """
 
     examples: Sequence[Example]
@@ -101,6 +89,7 @@ class EvalInputs:
     generator: Generator | None
     render_context: Callable[[Example], str]
     inv_temperature: float
+    engine: str = EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,6 +444,8 @@ def _signature(
         f"index:gen-{inputs.prior_index.generation}",
         f"passages:{len(inputs.prior_index)}",
     ]
+    if inputs.engine != EXACT:
+        parts.append(f"engine:{inputs.engine}")
     if generation is not None:
         parts += [
             f"generated:{generation['n']}",

@@ -1,14 +1,17 @@
-"""What the index needs of an encoder and a knowledge base; both are made by sibling layers."""
+"""What the index needs of an encoder and a knowledge base, and what others need of an index."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from jsarag.types import Passage
+
+if TYPE_CHECKING:
+    from jsarag.index.flat import IndexScan
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) passages."""
@@ -53,6 +56,28 @@ class KnowledgeBaseLike(Protocol):
     @property
     def digest(self) -> str:
         """Digest of the content."""
+
+
+class SearchIndex(Protocol):
+    """Whatever finds the best passages: :class:`FlatIndex` and every engine in ``engines/``."""
+
+    @property
+    def generation(self) -> int:
+        """Counts rebuilds; results of different generations must not be mixed."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Identity of the vectors (:func:`index_spec`)."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> IndexScan:
+        """The k best passages of each query [B, D]; ``exclude`` int64 [B, E], -1 pads."""
 
 
 def index_spec(encoder: Encoder, kb_digest: str | None = None) -> dict[str, Any]:

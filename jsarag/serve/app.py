@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from jsarag._version import __version__
 from jsarag.errors import ConfigError
-from jsarag.index.interfaces import Encoder
+from jsarag.index.interfaces import Encoder, SearchIndex
 from jsarag.ops import MAX_K
 from jsarag.serve.batching import Done
 from jsarag.serve.compat import (
@@ -26,7 +26,7 @@ from jsarag.serve.compat import (
     embeddings_response,
     retrieve_response,
 )
-from jsarag.serve.engine import Answer, Passages, SearchEngine, SearchIndex
+from jsarag.serve.engine import Answer, Passages, SearchEngine
 from jsarag.serve.metrics import MeteredApp, ServerMetrics, metrics_available
 from jsarag.serve.page import CONTENT_SECURITY_POLICY, docs_page, query_page
 from jsarag.serve.problems import install_handlers, problem

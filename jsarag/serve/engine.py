@@ -5,31 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from jsarag.errors import DataError, IndexStaleError, NumericalError
-from jsarag.index.flat import IndexScan
-from jsarag.index.interfaces import Encoder
+from jsarag.index.interfaces import Encoder, SearchIndex
 from jsarag.types import Hit, Passage
-
-
-class SearchIndex(Protocol):
-    """What the server needs of an index; ``FlatIndex`` and ``FaissIndex`` have it."""
-
-    generation: int
-    spec: dict[str, Any]
-
-    @property
-    def width(self) -> int:
-        """D."""
-
-    def __len__(self) -> int:
-        """N."""
-
-    def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> IndexScan:
-        """The k best passages of each query."""
 
 
 class Passages(Protocol):

@@ -9,6 +9,8 @@ from jsarag.assemble import Parts
 from jsarag.config.schema import Config
 from jsarag.errors import DataError
 from jsarag.eval.evaluate import EvalInputs, EvalSettings, Evaluation, Progress, evaluate
+from jsarag.index.engines import EXACT, make_engine
+from jsarag.index.interfaces import SearchIndex
 from jsarag.models.prompts import render_context
 from jsarag.runs import OpenRun
 
@@ -19,6 +21,7 @@ def evaluate_parts(
     split: str,
     *,
     generation: bool | None = None,
+    engine: str = EXACT,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score the parts as they are on a split.
@@ -28,6 +31,7 @@ def evaluate_parts(
         config: ``data`` windows and the ``eval`` group.
         split: 'dev', 'test', ...
         generation: None takes ``eval.generation``.
+        engine: how the vectors are searched (:mod:`jsarag.index.engines`).
         progress: told about rows done.
 
     Raises:
@@ -39,6 +43,12 @@ def evaluate_parts(
             f"{split}.jsonl beside kb.jsonl, or choose another --split"
         )
     data, settings, retrievers = config.data, config.eval, parts.retrievers
+    prior = make_engine(engine, parts.prior_index)
+    posterior: SearchIndex | None = prior
+    if parts.posterior_index is None:
+        posterior = None
+    elif parts.posterior_index is not parts.prior_index:
+        posterior = make_engine(engine, parts.posterior_index)
     was_training = retrievers.training
     retrievers.eval()
     parts.generator.eval()
@@ -47,8 +57,8 @@ def evaluate_parts(
             EvalInputs(
                 examples=parts.dataset.splits[split],
                 kb=parts.dataset.kb,
-                prior_index=parts.prior_index,
-                posterior_index=parts.posterior_index,
+                prior_index=prior,
+                posterior_index=posterior,
                 encode_contexts=lambda batch: retrievers.encode_contexts(batch, data.context_turns),
                 encode_posterior=lambda batch: retrievers.encode_posterior(
                     batch, data.posterior_turns
@@ -56,6 +66,7 @@ def evaluate_parts(
                 generator=parts.generator,
                 render_context=lambda example: render_context(example, data.generator_turns),
                 inv_temperature=1.0 / config.retriever.temperature,
+                engine=engine,
             ),
             EvalSettings(
                 k=settings.k,
@@ -75,10 +86,15 @@ def evaluate_parts(
 
 
 def evaluate_run(
-    run: OpenRun, split: str | None = None, *, progress: Progress | None = None
+    run: OpenRun,
+    split: str | None = None,
+    *,
+    engine: str = EXACT,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score an opened run on a split; None takes ``eval.split``."""
-    return evaluate_parts(run.parts, run.config, split or run.config.eval.split, progress=progress)
+    split = split or run.config.eval.split
+    return evaluate_parts(run.parts, run.config, split, engine=engine, progress=progress)
 
 
 def headline(result: Mapping[str, Any]) -> str:

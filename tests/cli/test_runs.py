@@ -46,7 +46,10 @@ class TestEval:
             config = SimpleNamespace(eval=SimpleNamespace(split="dev"))
             return SimpleNamespace(run_dir=RunDir(path), config=config)
 
-        def evaluate_run(run: Any, split: str | None, *, progress: Any) -> Evaluation:
+        def evaluate_run(
+            run: Any, split: str | None, *, engine: str, progress: Any
+        ) -> Evaluation:
+            given["engine"] = engine
             progress("search prior", 1, 2)
             result = make_scores(0.25)
             return Evaluation(
@@ -70,8 +73,9 @@ class TestEval:
     def test_flags_reach_the_run(self, cli: Cli, opened: dict[str, Any]) -> None:
         cli(
             "eval", "run", "--untrained", "--device", "cpu", "--k", "20", "--no-generation",
-            "--set", "eval.bootstrap_samples=100",
+            "--set", "eval.bootstrap_samples=100", "--engine", "faiss:Flat",
         )  # fmt: skip
+        assert opened["engine"] == "faiss:Flat"
         assert opened["untrained"] is True
         assert opened["device"] == "cpu"
         changed = {setting.key: setting.value for setting in opened["overrides"]}
@@ -98,6 +102,12 @@ class TestEval:
         assert f"{folder}/predictions.jsonl" in ended.out
         assert "the signature" in ended.out
         assert "note: left" in ended.err
+
+    def test_an_unknown_engine_is_refused_before_loading(self, cli: Cli) -> None:
+        for command in ("eval", "serve-index"):
+            ended = cli(command, "absent", "--engine", "hnsw")
+            assert ended.code == 2
+            assert "expected one of certified, exact, faiss" in ended.err
 
     def test_scores_without_a_value_have_their_row(self, cli: Cli, opened: dict[str, Any]) -> None:
         [line] = [line for line in cli("eval", "run").out.splitlines() if "BLEU-4" in line]
@@ -247,8 +257,12 @@ class TestIndex:
 
         monkeypatch.setattr("jsarag.serve.run.serve", serve)
         Path("key").write_text("secret\n", encoding="utf-8")
-        ended = cli("serve-index", "idx", "--port", "9", "--api-key-file", "key", "--k", "2")
+        ended = cli(
+            "serve-index", "idx", "--port", "9", "--api-key-file", "key", "--k", "2",
+            "--engine", "certified",
+        )  # fmt: skip
         assert ended.code == 0, ended.err
+        assert "engine certified: the same 10 best passages as exact search" in ended.err
         assert "serving 'notes' with a key at http://127.0.0.1:9/" in ended.err
         _check_answers(served["app"])
 

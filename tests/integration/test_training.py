@@ -374,6 +374,9 @@ def test_a_rebuild_changes_what_is_retrieved(train_toy: Train) -> None:
     assert run.parts.prior_index.generation == 2
     assert before.drift(run.parts.prior_index) > 1e-3
     assert evaluate_run(run).to_json()["retrieval"] == result.after["retrieval"]
+    certified = evaluate_run(run, engine="certified").to_json()
+    assert certified["retrieval"] == result.after["retrieval"]
+    assert "|engine:certified|" in certified["signature"]
 
 
 def test_separate_passage_encoders_have_separate_indexes(train_toy: Train) -> None:

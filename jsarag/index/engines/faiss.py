@@ -1,7 +1,6 @@
-"""The same search through FAISS, for users who bring an index or want one of its approximations.
+"""FAISS, for one of its approximations: ``faiss:HNSW32``, ``faiss:IVF1024,Flat/nprobe=32``.
 
-Search only: the log-partition and exact draws need a pass over every passage, which is
-``FlatIndex``'s. FAISS is optional and imported when an index is made.
+FAISS is optional and imported when an engine is made.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from jsarag.errors import BackendUnavailableError, ConfigError, ShapeError
-from jsarag.index.flat import IndexScan
+from jsarag.index.flat import FlatIndex, IndexScan
+from jsarag.index.interfaces import SearchIndex
 
 
 class FaissIndex:
@@ -26,10 +26,12 @@ class FaissIndex:
         generation: as in ``FlatIndex``.
         spec: as in ``FlatIndex``.
         factory: FAISS's factory string; ``Flat`` is exact, ``IVF1024,Flat``, ``HNSW32`` are not.
+        parameters: FAISS's parameters of a search, ``nprobe=32`` or ``efSearch=64``.
 
     Raises:
         BackendUnavailableError: faiss is not installed.
-        ConfigError: FAISS does not know the factory string.
+        ConfigError: FAISS does not know the factory string or the parameters, or there are too few
+            passages for it.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class FaissIndex:
         spec: Mapping[str, Any] | None = None,
         *,
         factory: str = "Flat",
+        parameters: str = "",
     ) -> None:
         if embeddings.dim() != 2:
             raise ShapeError(
@@ -55,11 +58,19 @@ class FaissIndex:
         except RuntimeError as error:
             raise ConfigError(
                 f"FAISS factory {factory!r}: expected a string like 'Flat', 'IVF1024,Flat' or "
-                f"'HNSW32'; {error}"
+                f"'HNSW32'; {_said(error)}"
             ) from error
-        if not self._index.is_trained:
-            self._index.train(vectors)
+        try:
+            if not self._index.is_trained:
+                self._index.train(vectors)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"FAISS factory {factory!r}: it cannot be trained on {len(vectors):,} passages "
+                f"({_said(error)}); use fewer lists or codes, or 'HNSW32'"
+            ) from error
         self._index.add(vectors)
+        if parameters:
+            self._set(parameters)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -94,6 +105,27 @@ class FaissIndex:
         scores, ids = scores.masked_fill(absent, -torch.inf), ids.masked_fill(absent, -1)
         return _best(ids, scores, k, self.generation)
 
+    def _set(self, parameters: str) -> None:
+        try:
+            self._faiss.ParameterSpace().set_index_parameters(self._index, parameters)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"FAISS parameters {parameters!r}: expected some of this index, such as nprobe=32 "
+                f"for IVF or efSearch=64 for HNSW; {_said(error)}"
+            ) from error
+
+
+def build(index: FlatIndex, options: str) -> SearchIndex:
+    """``FACTORY`` or ``FACTORY/PARAMETERS``; a flat index where neither is given."""
+    factory, _, parameters = options.partition("/")
+    return FaissIndex(
+        index.embeddings,
+        index.generation,
+        index.spec,
+        factory=factory or "Flat",
+        parameters=parameters,
+    )
+
 
 def load_faiss() -> Any:
     """The faiss module.
@@ -108,9 +140,14 @@ def load_faiss() -> Any:
             return importlib.import_module("faiss")
     except ImportError as error:
         raise BackendUnavailableError(
-            "index.backend 'faiss': the package faiss is not installed; `pip install "
-            "'jsarag[faiss]'`, or use --set index.backend=flat, which is exact"
+            "--engine faiss: the package faiss is not installed; `pip install 'jsarag[faiss]'`, or "
+            "use --engine exact or certified, which need nothing more"
         ) from error
+
+
+def _said(error: RuntimeError) -> str:
+    """The last words of FAISS's message; before them stand its source file and the condition."""
+    return str(error).strip().splitlines()[-1].rpartition("failed: ")[2]
 
 
 def _best(ids: Tensor, scores: Tensor, k: int, generation: int) -> IndexScan:
