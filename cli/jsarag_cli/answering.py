@@ -44,9 +44,9 @@ def answer_question(
         device: None takes the run's.
 
     Returns:
-        ``{"question", "answer", "generator", "trained_here", "logp", "decoding", "passages":
-        [{"id", "title", "text", "rank", "score", "probability"}]}``; ``trained_here`` says whether
-        the run's own generator answered, ``probability`` is p(h|x) among the passages retrieved.
+        ``question``, ``answer``, ``generator``, ``trained_here`` (whether the run's own generator
+        answered), ``logp``, ``decoding``, and ``passages``, each with ``id``, ``title``, ``text``,
+        ``rank``, ``score`` and ``probability``, which is p(h|x) among those retrieved.
     """
     import torch
 

@@ -392,7 +392,7 @@ def scan_cuda(
 def row_errors_cpu(
     passages: Tensor, scales: Tensor | None, exact: Tensor, threads: int
 ) -> tuple[Tensor, Tensor]:
-    """|e - e'| and |e'| of each row, rounded up: f32 [N] each; +inf where not finite."""
+    """‖e - e'‖ and ‖e'‖ of each row, rounded up: f32 [N] each; +inf where not finite."""
     passages, view, scales = passages_view(passages, scales)
     exact, exact_view, _ = passages_view(exact, None)
     row_error = torch.empty(passages.shape[0], dtype=torch.float32)
@@ -410,7 +410,7 @@ def row_errors_cpu(
 def row_errors_cuda(
     passages: Tensor, scales: Tensor | None, exact: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """|e - e'| and |e'| of each row, rounded up: f32 [N] each; +inf where not finite."""
+    """‖e - e'‖ and ‖e'‖ of each row, rounded up: f32 [N] each; +inf where not finite."""
     passages, view, scales = passages_view(passages, scales)
     exact, exact_view, _ = passages_view(exact, None)
     row_error = torch.empty(passages.shape[0], dtype=torch.float32, device=passages.device)

@@ -16,8 +16,8 @@ def backend_report() -> dict[str, Any]:
     """Backends and ops as JSON types.
 
     Returns:
-        ``{"backends": {"cpu": {"features"}, "cuda": {"built", "architectures", "device"}},
-        "ops": {op: {"backend", "reason"}}}``; the ops' entries are for float32 on the best device.
+        ``backends`` holds ``cpu`` (``features``) and ``cuda`` (``built``, ``architectures``,
+        ``device``); ``ops`` each op's ``backend`` and ``reason``, for float32 on the best device.
     """
     architectures = native.cuda_architectures()
     device = "cuda" if torch.cuda.is_available() else "cpu"

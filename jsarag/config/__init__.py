@@ -1,0 +1,1 @@
+"""Settings: their declaration, where each came from, recipes."""

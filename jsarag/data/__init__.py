@@ -1,0 +1,1 @@
+"""Rows and passages: read, checked, converted, built from documents, and put into batches."""

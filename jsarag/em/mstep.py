@@ -34,8 +34,8 @@ def drop_light(coefficients: Tensor, example: Tensor, cutoff: float) -> Tensor:
 def draw_pairs(coefficients: Tensor, example: Tensor, coins: Tensor, draws: int) -> Tensor:
     """Systematic resampling: ``draws`` pairs an example instead of all, unbiased in expectation.
 
-    Pair z of an example with absolute sum S is drawn n_z times, E n_z = draws · |c_z| / S, and gets
-    sign(c_z) · S · n_z / draws. Equation (4b) of ``docs/math.md``.
+    Pair z of an example with absolute sum S is drawn n_z times, E n_z = draws · abs(c_z) / S, and
+    gets sign(c_z) · S · n_z / draws. Equation (4b) of ``docs/math.md``.
 
     Args:
         coefficients: [P] derivatives of the loss, one per pair.

@@ -1,0 +1,1 @@
+"""Passage vectors: made, kept on disk, searched, verified; and BM25 beside them."""

@@ -1,0 +1,1 @@
+"""Encoders and generators behind two interfaces, pretrained or made here."""

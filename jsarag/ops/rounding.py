@@ -31,7 +31,7 @@ class QuantisedRows(NamedTuple):
 
 
 class RowErrors(NamedTuple):
-    """error f32 [N] at least |e - e'| and norm f32 [N] at least |e'|; +inf where not finite."""
+    """error f32 [N] at least ‖e - e'‖ and norm f32 [N] at least ‖e'‖; +inf where not finite."""
 
     error: Tensor
     norm: Tensor
