@@ -7,6 +7,7 @@ call and print; nothing heavy is imported before one runs.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -103,7 +104,9 @@ def run(arguments: list[str]) -> int:
         The exit code; what went wrong stands on stderr.
     """
     from jsarag.errors import JsaragError
+    from jsarag.io.threads import set_thread_defaults
 
+    set_thread_defaults(os.environ)
     arguments, debug = _without_debug(arguments)
     try:
         app(arguments, prog_name="jsarag")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jsarag._version import __version__
+from jsarag.io.threads import usable_cores
 
 _PACKAGES = (
     "torch",
@@ -38,7 +39,7 @@ def describe_environment() -> dict[str, Any]:
         "packages": _versions(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)),
+        "usable_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "cuda_device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
