@@ -1,4 +1,4 @@
-"""``jsarag index``: build, rebuild, describe and verify an index folder."""
+"""``jsarag index``: build, import, rebuild, describe and verify an index folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from jsarag_cli.output import facts, note, print_json, result_console, size
 from jsarag_cli.progress import make_reporter
 
-app = typer.Typer(help="Build, rebuild, describe and verify an index.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build, import, rebuild, describe and verify an index.", no_args_is_help=True
+)
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -59,6 +61,77 @@ def build(
     with make_reporter(quiet=quiet) as reporter:
         build_folder(
             kb, choice, output, dtype=dtype, batch_size=batch_size, device=device, reporter=reporter
+        )
+    info(output, json=json)
+
+
+@app.command("import")
+def import_(
+    vectors: Annotated[
+        Path, typer.Argument(metavar="VECTORS", help="A .npy, .parquet or .faiss file.")
+    ],
+    kb: Annotated[Path, typer.Option(help="Their passages, as for `index build`.")],
+    output: Annotated[Path, typer.Option(help="The index folder to write.")],
+    encoder: Annotated[
+        str, typer.Option(help="What they were made with: minilm, a folder, a hub id, a run.")
+    ] = "minilm",
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="The passage of every vector, one id a line; default: the kb's order."),
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Parquet's column of ids; default: id.")
+    ] = None,
+    vector_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of vectors; default: vector, embedding.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="f32, bf16 or f16, as stored here.")] = "f32",
+    pooling: Annotated[str, typer.Option(help="auto, mean, cls or last.")] = "auto",
+    query_prefix: Annotated[
+        str | None, typer.Option(help="Before every query, e.g. 'query: '; default: none.")
+    ] = None,
+    passage_prefix: Annotated[
+        str | None, typer.Option(help="What stood before every passage; default: none.")
+    ] = None,
+    max_passage_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=8, help="Tokens that were read of a passage; default: 160."),
+    ] = None,
+    max_context_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=8, help="Tokens read of a query; default: 128.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=4, help="Passages embedded again, as a proof.")
+    ] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier index.")] = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Make an index of vectors you have: only a sample is embedded again, to prove them.
+
+    Training uses them with `jsarag train --index DIR`; docs/your-vectors.md.
+    """
+    from jsarag_cli.importing import import_folder
+    from jsarag_cli.indexing import EncoderChoice, require_free
+
+    require_free(output, force=force)
+    choice = EncoderChoice(
+        encoder, pooling, query_prefix, passage_prefix, max_context_tokens, max_passage_tokens
+    )
+    with make_reporter(quiet=quiet) as reporter:
+        import_folder(
+            vectors,
+            kb,
+            choice,
+            output,
+            ids_path=ids,
+            id_column=id_column,
+            vector_column=vector_column,
+            dtype=dtype,
+            samples=samples,
+            device=device,
+            reporter=reporter,
         )
     info(output, json=json)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jsarag.data.knowledge_base import KnowledgeBase
     from jsarag.index.flat import FlatIndex
     from jsarag.index.manifest import Manifest
     from jsarag.models.encoder import TextEncoder
@@ -107,24 +108,12 @@ def build_folder(
         MemoryForecastError: it would not fit; said before anything is embedded.
         ConfigError: unknown dtype or encoder. DataError: the passages cannot be read.
     """
-    from jsarag.config.keys import nearest
-    from jsarag.data.knowledge_base import KnowledgeBase
-    from jsarag.data.rows import ReadStats
-    from jsarag.errors import ConfigError
     from jsarag.index.memory import available_memory_bytes, forecast_index, require_memory
     from jsarag.index.rebuild import build_index
-    from jsarag.index.shards import DTYPES
     from jsarag.models.prompts import passage_text
 
-    if dtype not in DTYPES:
-        guess = nearest(dtype, DTYPES)
-        advice = f"; did you mean '{guess}'?" if guess else ""
-        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got '{dtype}'{advice}")
-    reporter.stage("read passages", None)
-    stats = ReadStats()
-    kb = KnowledgeBase.read(kb_path, stats=stats)
-    for text in stats.notes(kb_path.name):
-        reporter.event(text)
+    require_dtype(dtype)
+    kb = read_kb(kb_path, reporter)
     reporter.stage("load encoder", None)
     encoder = choice.load(device).passages
     forecast = forecast_index(len(kb), encoder.width, dtype)
@@ -140,6 +129,44 @@ def build_folder(
     )
     for line in encoder.truncation.summary().splitlines():
         reporter.event(line)
+    index.save(output, kb, kept_facts(choice, encoder, kb_path))
+
+
+def require_dtype(dtype: str) -> None:
+    """Refuse a storage dtype there is not.
+
+    Raises:
+        ConfigError: names the nearest one.
+    """
+    from jsarag.config.keys import nearest
+    from jsarag.errors import ConfigError
+    from jsarag.index.shards import DTYPES
+
+    if dtype not in DTYPES:
+        guess = nearest(dtype, DTYPES)
+        advice = f"; did you mean '{guess}'?" if guess else ""
+        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}, got '{dtype}'{advice}")
+
+
+def read_kb(path: Path, reporter: Reporter) -> KnowledgeBase:
+    """The passages of a file; what was passed over is said.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    from jsarag.data.knowledge_base import KnowledgeBase
+    from jsarag.data.rows import ReadStats
+
+    reporter.stage("read passages", None)
+    stats = ReadStats()
+    kb = KnowledgeBase.read(path, stats=stats)
+    for text in stats.notes(path.name):
+        reporter.event(text)
+    return kb
+
+
+def kept_facts(choice: EncoderChoice, encoder: TextEncoder, kb_path: Path) -> dict[str, Any]:
+    """What a manifest keeps so that the index can be opened again: its encoder and its name."""
     named = Path(choice.name).expanduser()
     kept = {
         **asdict(choice),
@@ -147,7 +174,7 @@ def build_folder(
         # What was used, not what was asked for: defaults may change before the folder is opened.
         **{name: getattr(encoder.spec, name) for name in _SPEC_FIELDS},
     }
-    index.save(output, kb, {_ENCODER: kept, "name": kb_path.stem})
+    return {_ENCODER: kept, "name": kb_path.stem}
 
 
 def require_free(folder: Path, *, force: bool) -> None:

@@ -177,6 +177,9 @@ TRAIN_FLAGS = (
         "Rebuild the index, e.g. 0-1000:100,1000-:500.",
         _STEPS,
     ),
+    Flag(
+        "index", "index.path", "FOLDER", "Use this index of the passages; embed nothing.", _MODELS
+    ),
     Flag("freeze", "train.freeze", "PART,...", "prior, posterior, passages, generator.", _STEPS),
     Flag("bf16", "train.bf16", "", "Networks in bfloat16.", _RUN, switch=True),
     Flag(

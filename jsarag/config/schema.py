@@ -203,6 +203,10 @@ class IndexConfig(Group):
     )
     batch_size: int = Field(default=64, ge=1)
     cache_dir: Path | None = Field(default=None, description="keep and reuse unchanged embeddings")
+    path: Path | None = Field(
+        default=None,
+        description="an index folder of these passages and this encoder; nothing is embedded then",
+    )
 
 
 class EvalConfig(Group):
@@ -273,5 +277,11 @@ class Config(Group):
             raise ValueError(
                 "index.rebuild_every: the passage encoder is frozen (train.freeze contains "
                 "'passages'), so the index never changes; drop one of the two settings"
+            )
+        if self.index.path is not None and "passages" not in self.train.freeze:
+            raise ValueError(
+                "index.path: the passage encoder is trained (train.freeze lacks 'passages'), so "
+                "these vectors would not stay its own; freeze 'passages', or leave the index out "
+                "and let the run embed"
             )
         return self

@@ -33,6 +33,7 @@ from jsarag.models.retrievers import PartName, RetrieverParts
 from jsarag.runs import index_folder, saved_index
 from jsarag.train.evaluation import evaluate_parts, headline
 from jsarag.train.forecast import look_ahead, modules_of, probe_run, require_fit
+from jsarag.train.given import open_given
 from jsarag.train.guards import CollapseGuard
 from jsarag.train.kept import has_kept_state, keep_state, record_decision, restore
 from jsarag.train.loop import train
@@ -69,6 +70,7 @@ MAY_CHANGE = frozenset(
         "train.keep",
         "index.batch_size",
         "index.cache_dir",
+        "index.path",
         "guards.strict",
         "guards.evidence_examples",
         "guards.evidence_passages",
@@ -163,7 +165,7 @@ def _run(
         config,
         splits=(config.eval.split,),
         checkpoint=checkpoint,
-        open_index=_stored_index(run_dir, generation, checkpoint, tell),
+        open_index=_stored_index(config, run_dir, generation, checkpoint, tell),
         generation=generation,
         before_index=ahead,
         progress=lambda done, total: reporter.advance(done),
@@ -214,15 +216,18 @@ def _tell(run_dir: RunDir, reporter: Reporter, text: str, level: Level = "info")
 
 
 def _stored_index(
-    run_dir: RunDir, generation: int, checkpoint: Checkpoint | None, tell: Tell
+    config: Config, run_dir: RunDir, generation: int, checkpoint: Checkpoint | None, tell: Tell
 ) -> OpenIndex:
-    """The run's own index; where a continued run has lost it, that is said."""
+    """The run's own index, else the given one; a continued run that lost its own says so."""
     find = saved_index(run_dir, generation, may_lag=True)
 
     def find_or_say(
         part: PartName, retrievers: RetrieverParts, dataset: Dataset
     ) -> FlatIndex | None:
         found = find(part, retrievers, dataset)
+        if found is None and config.index.path is not None:
+            found = open_given(config.index.path, part, retrievers, dataset, config.index.dtype)
+            tell(f"{config.index.path}: {len(found):,} vectors used as they are, none embedded")
         if found is None and checkpoint is not None:
             tell(
                 f"{index_folder(run_dir, part, generation)}: expected the index this run was "

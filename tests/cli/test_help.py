@@ -20,6 +20,7 @@ VERBS = (
     "export",
     "index",
     "index build",
+    "index import",
     "index rebuild",
     "index info",
     "index verify",
