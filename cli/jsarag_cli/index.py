@@ -1,9 +1,9 @@
-"""``jsarag index``: build, import, rebuild, describe and verify an index folder."""
+"""``jsarag index``: build, import, change, rebuild, describe and verify an index folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,11 +11,22 @@ from jsarag_cli.output import facts, note, print_json, result_console, size
 from jsarag_cli.progress import make_reporter
 
 app = typer.Typer(
-    help="Build, import, rebuild, describe and verify an index.", no_args_is_help=True
+    help="Build, import, change, rebuild, describe and verify an index.", no_args_is_help=True
 )
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+_Index = Annotated[
+    Path, typer.Argument(metavar="INDEX", help="Of `index build` or `index import`.")
+]
+_Rows = Annotated[
+    Path, typer.Argument(metavar="ROWS", help="Passages: a JSON Lines file, as for `index build`.")
+]
+_Keep = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Generations before the new one that stay.")
+]
+_BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Passages per forward pass.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 _Folder = Annotated[Path, typer.Argument(metavar="INDEX|RUN", help="An index, or a run's.")]
 
 
@@ -137,22 +148,102 @@ def import_(
 
 
 @app.command()
+def insert(
+    folder: _Index,
+    rows: _Rows,
+    keep: _Keep = 1,
+    batch_size: _BatchSize = 64,
+    device: _Device = "auto",
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Add passages; only they are embedded. Ids that are there already are an error."""
+    _change(folder, "insert", rows, keep, batch_size, device, json=json, quiet=quiet)
+
+
+@app.command()
+def update(
+    folder: _Index,
+    rows: _Rows,
+    keep: _Keep = 1,
+    batch_size: _BatchSize = 64,
+    device: _Device = "auto",
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Replace passages of the same ids; only texts that differ are embedded."""
+    _change(folder, "update", rows, keep, batch_size, device, json=json, quiet=quiet)
+
+
+@app.command()
+def delete(
+    folder: _Index,
+    ids: Annotated[
+        Path, typer.Argument(metavar="IDS", help="One id a line, or a JSON Lines file with ids.")
+    ],
+    keep: _Keep = 1,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Take passages out; nothing is embedded."""
+    _change(folder, "delete", ids, keep, 64, "cpu", json=json, quiet=quiet)
+
+
+def _change(
+    folder: Path,
+    operation: Literal["insert", "update", "delete"],
+    file: Path,
+    keep: int,
+    batch_size: int,
+    device: str,
+    *,
+    json: bool,
+    quiet: bool,
+) -> None:
+    from jsarag_cli.changing import change_folder
+
+    with make_reporter(quiet=quiet) as reporter:
+        change_folder(
+            folder,
+            operation,
+            file,
+            keep=keep,
+            batch_size=batch_size,
+            device=device,
+            reporter=reporter,
+        )
+    info(folder, json=json)
+
+
+@app.command()
 def rebuild(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN|INDEX", help="A run or index folder.")],
     output: Annotated[
-        Path | None, typer.Option(help="Write it here instead of into the run.")
+        Path | None, typer.Option(help="Of a run: write it here instead of into the run.")
     ] = None,
+    keep: _Keep = 1,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: a run's own.")
     ] = None,
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Embed a run's knowledge base anew with its last checkpoint."""
+    """Embed all passages anew: a run's by its last checkpoint, an index's as a new generation."""
+    from jsarag.index.generations import is_index
+    from jsarag_cli.changing import rebuild_folder
     from jsarag_cli.indexing import rebuild_run
 
     with make_reporter(quiet=quiet) as reporter:
-        folder = rebuild_run(run, output=output, device=device, reporter=reporter)
+        if not is_index(folder):
+            folder = rebuild_run(folder, output=output, device=device, reporter=reporter)
+        elif output is None:
+            rebuild_folder(folder, keep=keep, device=device or "auto", reporter=reporter)
+        else:
+            raise typer.BadParameter(
+                "an index gets a new generation in its own folder; leave it out, or use "
+                "`jsarag index build` for another folder",
+                param_hint="--output",
+            )
     info(folder, json=json)
 
 
@@ -171,7 +262,7 @@ def info(folder: _Folder, json: _Json = False) -> None:
         "index": folder,
         "passages": f"{record['count']:,}",
         "vectors": f"{record['width']} numbers each, {record['dtype']}",
-        "generation": record["generation"],
+        "generation": _generations(record["generations"]),
         "on disk": f"{size(record['bytes'])} in {record['files']} files",
         "encoder": encoder.get("model", "unknown"),
         "pooling": f"{encoder.get('pooling')}, "
@@ -184,6 +275,18 @@ def info(folder: _Folder, json: _Json = False) -> None:
         "made": f"{record['created']} by jsarag {record['jsarag']}",
     }
     result_console().print(facts(rows))
+
+
+def _generations(rows: list[dict[str, Any]]) -> str:
+    """The one in use and what made it, then those that are kept."""
+    *kept, used = rows
+    change = used["change"]
+    text = str(used["generation"])
+    if change is not None:
+        text += f" ({change['operation']} of {change['rows']:,}, {change['embedded']:,} embedded)"
+    if kept:
+        text += f"; kept: {', '.join(str(one['generation']) for one in kept)}"
+    return text
 
 
 @app.command()

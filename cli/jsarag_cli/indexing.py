@@ -252,10 +252,11 @@ def rebuild_run(run: Path, *, output: Path | None, device: str | None, reporter:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """An index folder's manifest and size, as JSON types."""
+    """What an index folder holds in use, and its generations, as JSON types."""
+    from jsarag.index.generations import current_folder, generations
     from jsarag.index.manifest import Manifest
 
-    manifest = Manifest.read(folder)
+    manifest = Manifest.read(current_folder(folder))
     records = [*(shard.record for shard in manifest.shards), *manifest.files.values()]
     return {
         "count": manifest.count,
@@ -268,18 +269,30 @@ def describe(folder: Path) -> dict[str, Any]:
         "files": len(records),
         "encoder": dict(manifest.encoder),
         "extra": dict(manifest.extra),
+        "generations": [
+            {
+                "generation": one.number,
+                "count": one.manifest.count,
+                "created": one.manifest.created,
+                "bytes": one.bytes,
+                "change": one.manifest.extra.get("change"),
+                "in_use": one.in_use,
+            }
+            for one in generations(folder)
+        ],
     }
 
 
 def find_problems(folder: Path, *, deep: bool) -> list[str]:
     """What is wrong with an index folder; ``deep`` reads it all and embeds a sample again."""
+    from jsarag.index.generations import current_folder
     from jsarag.index.manifest import Manifest
     from jsarag.index.verify import verify
 
     problems = verify(folder, deep)
     if problems or not deep:
         return problems
-    choice = encoder_choice(Manifest.read(folder))
+    choice = encoder_choice(Manifest.read(current_folder(folder)))
     if choice is None:
         return []
     from jsarag.models.prompts import passage_text

@@ -29,13 +29,14 @@ def open_source(folder: Path, device: str | None) -> Source:
     Raises:
         CheckpointError: it is neither.
     """
-    from jsarag.index.manifest import NAME
+    from jsarag.index.generations import current_folder, is_index
     from jsarag.index.store import PassageStore
     from jsarag.io.run_dir import RunDir
 
-    if (folder / NAME).is_file():
+    if is_index(folder):
         from jsarag_cli.indexing import open_folder
 
+        folder = current_folder(folder)  # once: vectors and passages of one generation
         index, encoder, name = open_folder(folder, device or "auto")
         return Source(index, encoder, PassageStore(folder), name)
     RunDir(folder).identity()

@@ -16,6 +16,7 @@ from torch import Tensor
 from jsarag import ops
 from jsarag.errors import CheckpointError, DataError, DtypeError, IndexStaleError, ShapeError
 from jsarag.index import shards
+from jsarag.index.generations import current_folder
 from jsarag.index.interfaces import KnowledgeBaseLike
 from jsarag.index.manifest import Manifest
 from jsarag.index.store import write_store
@@ -239,6 +240,7 @@ class FlatIndex:
         """
         folder = Path(folder)
         recover_folder(folder)
+        folder = current_folder(folder)
         manifest = Manifest.read(folder)
         if not is_complete(folder):
             raise CheckpointError(f"{folder}: the index was never finished; build it again")

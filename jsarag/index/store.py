@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jsarag.errors import DataError
+from jsarag.index.generations import current_folder
 from jsarag.index.interfaces import KnowledgeBaseLike
 from jsarag.index.manifest import Manifest
 from jsarag.io.atomic import to_json
@@ -47,9 +48,10 @@ class PassageStore:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.path = Path(folder) / PASSAGES
-        self.digest = str(Manifest.read(Path(folder)).encoder.get("kb_digest", ""))
-        self._offsets = read_offsets(Path(folder))
+        folder = current_folder(Path(folder))
+        self.path = folder / PASSAGES
+        self.digest = str(Manifest.read(folder).encoder.get("kb_digest", ""))
+        self._offsets = read_offsets(folder)
         with self.path.open("rb") as file:
             # An empty file cannot be mapped.
             self._text: mmap.mmap | bytes = (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jsarag.errors import CheckpointError, DataError, DtypeError
 from jsarag.index import shards
+from jsarag.index.generations import belongs, current_folder
 from jsarag.index.manifest import NAME, Manifest
 from jsarag.index.store import PASSAGES, PassageStore, passage_of, read_offsets
 from jsarag.io.atomic import COMPLETE, is_complete
@@ -44,6 +45,10 @@ def verify(
     folder = Path(folder)
     if not folder.is_dir():
         return [f"{folder}: no such folder"]
+    try:
+        folder = current_folder(folder)
+    except CheckpointError as error:
+        return [str(error)]
     problems = [] if is_complete(folder) else [f"{folder}: not marked {COMPLETE}"]
     try:
         manifest = Manifest.read(folder)
@@ -73,7 +78,8 @@ def _file_problems(folder: Path, manifest: Manifest, deep: bool) -> list[str]:
     records = {shard.file: shard.record for shard in manifest.shards} | dict(manifest.files)
     found = [record.problem(folder / name, deep=deep) for name, record in records.items()]
     known = {*records, NAME, COMPLETE}
-    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in known)
+    names = {entry.name for entry in folder.iterdir()}
+    strangers = sorted(name for name in names - known if not belongs(name))
     return [
         *(problem for problem in found if problem is not None),
         *(f"{folder}: the manifest does not list {name}" for name in strangers[:_MAX_LISTED]),

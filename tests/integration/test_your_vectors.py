@@ -5,6 +5,7 @@ The last test runs docs/your-vectors.md as it stands.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -145,12 +146,15 @@ def page_commands() -> list[list[str]]:
 
 @pytest.mark.slow
 def test_every_command_of_the_page_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: list[int]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    embedded: list[int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("semantic_text_splitter")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    build, bring, train, serve = page_commands()
+    build, bring, train, serve, *changes, info = page_commands()
     assert run_here(build[1:]) == 0
     [program] = blocks("python")
     exec(compile(program, str(PAGE), "exec"), {})
@@ -168,3 +172,15 @@ def test_every_command_of_the_page_works(
     [answer] = engine.answer([Query("Do I get my money back?", 3)])
     assert any("Returning an order" in hit.title for hit in answer.hits)
     assert embedded == []
+    [first, second, *_] = KnowledgeBase.read(tmp_path / "fernly" / "kb.jsonl").passages
+    row = {"id": "new", "text": "The sensor may be painted, the vent may not."}
+    (tmp_path / "new.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    row = {"id": first.id, "text": "Something else."}
+    (tmp_path / "changed.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (tmp_path / "gone.txt").write_text(second.id, encoding="utf-8")
+    for command in changes:
+        assert run_here(command[1:]) == 0
+    assert embedded == [1, 1]
+    capsys.readouterr()
+    assert run_here(info[1:]) == 0
+    assert "3 (delete of 1, 0 embedded); kept: 2" in capsys.readouterr().out
