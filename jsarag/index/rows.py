@@ -1,4 +1,4 @@
-"""Passages named by id, as rows of an index: padded to one tensor a batch."""
+"""Between ids, rows and hits: passages named by id as rows of an index, rows found as hits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jsarag.types import Example
+from jsarag.types import Example, Hit, Passage
 
 
 class RowsById(Protocol):
@@ -16,6 +16,13 @@ class RowsById(Protocol):
 
     def row_of(self, passage_id: str, /) -> int:
         """The row of an id; DataError where there is none."""
+
+
+class PassagesByRow(Protocol):
+    """Passages by row; a knowledge base or an index folder's ``PassageStore``."""
+
+    def __getitem__(self, row: int, /) -> Passage:
+        """The passage of a row."""
 
 
 def rows_of(kb: RowsById, ids: Sequence[Sequence[str]], device: torch.device) -> Tensor:
@@ -30,3 +37,16 @@ def excluded_rows(kb: RowsById, examples: Sequence[Example], device: torch.devic
     """Rows int64 [B, E] that each example must not retrieve, -1 pads; None where there are none."""
     rows = rows_of(kb, [example.exclude_passages for example in examples], device)
     return None if rows.shape[1] == 0 else rows
+
+
+def hits_of(
+    passages: PassagesByRow, rows: Sequence[int], scores: Sequence[float]
+) -> tuple[Hit, ...]:
+    """A search's rows and scores, best first, as hits; the rows end at the first -1."""
+    hits = []
+    for rank, (row, score) in enumerate(zip(rows, scores, strict=False), start=1):
+        if row < 0:  # fewer passages than k
+            break
+        passage = passages[row]
+        hits.append(Hit(passage.id, score, rank, passage.title, passage.text, passage.meta))
+    return tuple(hits)

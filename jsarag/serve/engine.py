@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jsarag.errors import DataError, IndexStaleError, NumericalError
 from jsarag.index.interfaces import Encoder, SearchIndex
+from jsarag.index.rows import hits_of
 from jsarag.types import Hit, Passage
 
 
@@ -97,15 +98,6 @@ class SearchEngine:
         timing = BatchTiming(encoded - started, time.perf_counter() - encoded)
         vectors = embeddings.float().cpu()
         return [
-            Answer(self, self._hits(ids[b][: query.k], scores[b]), vectors[b], timing)
+            Answer(self, hits_of(self.passages, ids[b][: query.k], scores[b]), vectors[b], timing)
             for b, query in enumerate(queries)
         ]
-
-    def _hits(self, rows: Sequence[int], scores: Sequence[float]) -> tuple[Hit, ...]:
-        hits = []
-        for rank, (row, score) in enumerate(zip(rows, scores, strict=False), start=1):
-            if row < 0:  # fewer passages than k
-                break
-            passage = self.passages[row]
-            hits.append(Hit(passage.id, score, rank, passage.title, passage.text, passage.meta))
-        return tuple(hits)
