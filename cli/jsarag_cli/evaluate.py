@@ -36,6 +36,15 @@ def evaluate(
             help="Search as `serve-index --engine` does: exact, certified, faiss:FACTORY.",
         ),
     ] = "exact",
+    show_failures: Annotated[
+        bool,
+        typer.Option(
+            "--show-failures", help="Also print the questions whose first passage is not gold."
+        ),
+    ] = False,
+    most: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Questions shown with --show-failures.")
+    ] = 20,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: the run's own.")
     ] = None,
@@ -64,6 +73,10 @@ def evaluate(
         write_trec(evaluation, trec)
     result = evaluation.to_json()
     if json:
+        if show_failures:
+            from jsarag_cli.failures import failures_of
+
+            result["failures"] = failures_of(evaluation.predictions)
         print_json(result)
         return
     from jsarag_cli.scores import evaluation_table
@@ -72,5 +85,9 @@ def evaluate(
     console.print(evaluation_table(result))
     for text in result["notes"]:
         note(text)
+    if show_failures:
+        from jsarag_cli.failures import failures_of, print_failures
+
+        print_failures(failures_of(evaluation.predictions), most, console)
     console.print(f"\npredictions: {folder / PREDICTIONS_FILE}", markup=False, soft_wrap=True)
     console.print(result["signature"], style="dim", markup=False, soft_wrap=True)

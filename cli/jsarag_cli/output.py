@@ -81,7 +81,8 @@ def facts(rows: Mapping[str, Any]) -> Table:
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows.items():
-        made.add_row(name, value if isinstance(value, Text) else str(value))
+        # Plain text: `jsarag[lora]` is no markup.
+        made.add_row(name, value if isinstance(value, Text) else Text(str(value)))
     return made
 
 

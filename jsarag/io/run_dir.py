@@ -1,8 +1,9 @@
 """The run folder: where each file of a run lies, whose run it is, and its growing logs.
 
-Layout: ``run.json`` (whose run this is), ``config.resolved.yaml``, ``env.json``, ``metrics.jsonl``,
-``events.log``, ``plots/``, ``report.html``, ``checkpoints/step-N/``, ``checkpoints/last``,
-``index/gen-N/``, ``eval/<split>/``. Checkpoints are ``checkpoint.py``'s, indexes ``index/``'s.
+Layout: ``run.json`` (whose run this is), ``config.json`` (tells tools that take a folder for a
+model that this is none), ``config.resolved.yaml``, ``env.json``, ``metrics.jsonl``, ``events.log``,
+``plots/``, ``report.html``, ``checkpoints/step-N/``, ``checkpoints/last``, ``index/gen-N/``,
+``eval/<split>/``. Checkpoints are ``checkpoint.py``'s, indexes ``index/``'s.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ from jsarag.io.environment import describe_environment
 from jsarag.io.lines import append_line, read_json_lines
 
 FORMAT_VERSION = 1
+# transformers and sentence-transformers quote a model type that they do not know, and nothing else
+# of a folder that is no model.
+_MODEL_CONFIG = "config.json"
+_NO_MODEL = {
+    "model_type": "run of jsarag, not a model; `jsarag export RUN DEST --to sentence-transformers` "
+    "writes one"
+}
 # Held until the process ends: POSIX record locks belong to the process and vanish when any
 # descriptor of the file is closed, so a claimed folder keeps exactly one.
 _locks: dict[Path, int] = {}
@@ -131,6 +139,7 @@ class RunDir:
                 "config": config,
             },
         )
+        write_json(self.path / _MODEL_CONFIG, _NO_MODEL)
         return False
 
     def identity(self) -> dict[str, Any]:
@@ -190,7 +199,7 @@ class RunDir:
         """Whether all the folder holds is what was written before there was anything to keep."""
         self.identity()  # a foreign run.json is no beginning
         written = {self.run_path, self.config_path, self.env_path, self.events_path}
-        names = {path.name for path in written} | {".lock"}
+        names = {path.name for path in written} | {".lock", _MODEL_CONFIG}
         return all(entry.name in names for entry in self.path.iterdir())
 
     def _check_fingerprint(

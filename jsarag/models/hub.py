@@ -9,10 +9,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import ssl
 import struct
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from jsarag.errors import BackendUnavailableError, ConfigError
 from jsarag.models import gguf
 from jsarag.models.packaged import PACKAGED, packaged_elsewhere, packaged_names, packaged_path
 
+# Seconds for a first answer of the hub.
+_PATIENCE = 5.0
 # What reading a damaged GGUF file may end with.
 _BROKEN = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
@@ -84,7 +90,9 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     with quiet_transformers(), _explained(name):
-        return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            resolve_model(name), trust_remote_code=False, **_from_where(name)
+        )
 
 
 def load_model(name: str, auto_class: Any, *, attention: str = "auto") -> Any:
@@ -100,7 +108,9 @@ def load_model(name: str, auto_class: Any, *, attention: str = "auto") -> Any:
             implementation is not installed.
         ConfigError: its files lack weights, so part of it would be random.
     """
-    options = {} if attention == "auto" else {"attn_implementation": attention}
+    options: dict[str, Any] = _from_where(name)
+    if attention != "auto":
+        options["attn_implementation"] = attention
     with quiet_transformers(), _explained(name):
         model, report = auto_class.from_pretrained(
             resolve_model(name),
@@ -134,7 +144,9 @@ def load_config(name: str) -> Any:
     from transformers import AutoConfig
 
     with quiet_transformers(), _explained(name):
-        return AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            resolve_model(name), trust_remote_code=False, **_from_where(name)
+        )
 
 
 def read_model_json(name: str, file: str) -> dict[str, Any] | None:
@@ -146,7 +158,7 @@ def read_model_json(name: str, file: str) -> dict[str, Any] | None:
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
         try:
-            path = Path(hf_hub_download(resolved, file))
+            path = Path(hf_hub_download(resolved, file, **_from_where(name)))
         except (EntryNotFoundError, HfHubHTTPError, OSError):
             return None
     if not path.is_file():
@@ -202,6 +214,47 @@ def _local_path(name: str) -> Path | None:
             f"found none there. Give an existing one, {packaged_names()}, or a hub id such as "
             "'owner/name'"
         )
+    return None
+
+
+def _from_where(name: str) -> dict[str, Any]:
+    """Options for loading a model: the local cache alone where the hub cannot be reached.
+
+    Raises:
+        BackendUnavailableError: the hub cannot be reached and the cache does not have it.
+    """
+    if _local_path(name) is not None:
+        return {}
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    trouble = "it is switched off" if constants.HF_HUB_OFFLINE else _trouble(constants.ENDPOINT)
+    if trouble is None:
+        return {}
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return {"local_files_only": True}
+    raise BackendUnavailableError(
+        f"model '{name}': it is neither a folder here nor in the local cache, and the hub cannot "
+        f"be reached ({trouble}). Without a network, use one that comes in a package: "
+        f"{packaged_names()}; or download the model on a connected machine and give its folder"
+    )
+
+
+@cache
+def _trouble(address: str) -> str | None:
+    """Why an address does not answer within seconds, None where it does; asked once a process.
+
+    The hub's own client repeats a failed request for more than a minute, file by file.
+    """
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:  # an answer, whatever it says
+        return None
+    except urllib.error.URLError as error:
+        # Certificates are the client's business: it may know others.
+        return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except OSError as error:
+        return _first_line(error)
     return None
 
 

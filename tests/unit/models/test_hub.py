@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
+import time
+import urllib.error
 from contextlib import suppress
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -34,6 +39,53 @@ def test_an_unreachable_model_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(BackendUnavailableError, match="loading failed with"):
         hub.load_model(str(tmp_path), AutoModel)
+
+
+def test_without_a_network_a_hub_id_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client would repeat its requests for more than a minute."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nobody)
+        began = time.monotonic()
+        for load in (hub.load_tokenizer, hub.load_config):
+            with pytest.raises(
+                BackendUnavailableError, match=r"cannot be reached.*refused"
+            ) as found:
+                load("owner/missing-xyz")
+        assert time.monotonic() - began < 5
+    for alternative in ("'minilm'", "'smollm2'", "give its folder"):
+        assert alternative in str(found.value)
+
+
+def test_a_cached_model_needs_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    cached = tmp_path / "models--owner--name"
+    snapshot = cached / "snapshots" / "abc"
+    bert_tokenizer().save_pretrained(snapshot)
+    make_bert(bert_tokenizer()).save_pretrained(snapshot)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc", encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(BackendUnavailableError, match="it is switched off"):
+        hub.load_config("owner/other")
+    assert hub._from_where("owner/name") == {"local_files_only": True}
+    assert hub._from_where(str(tmp_path)) == {}
+
+
+def test_any_answer_of_the_hub_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(error: Exception) -> str | None:
+        def refuse(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("urllib.request.urlopen", refuse)
+        return hub._trouble(f"http://hub/{error!r}")
+
+    assert answer(urllib.error.HTTPError("", 401, "gated", Message(), None)) is None
+    assert answer(urllib.error.URLError(ssl.SSLError("unknown authority"))) is None
+    assert answer(urllib.error.URLError("no such host")) == "no such host"
+    assert answer(TimeoutError("timed out")) == "timed out"
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known architecture", "unknown architecture"])
