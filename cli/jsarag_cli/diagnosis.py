@@ -36,6 +36,7 @@ _OPTIONAL = {
     "markdownify": "jsarag[documents]",
     "pypdf": "jsarag[documents]",
     "openpyxl": "jsarag[documents]",
+    "pyarrow": "jsarag[parquet]",
     "faiss": "jsarag[faiss]",
     "fastapi": "jsarag[serve]",
     "uvicorn": "jsarag[serve]",

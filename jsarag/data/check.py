@@ -13,7 +13,14 @@ from typing import Any
 
 from jsarag.data.examples import read_examples
 from jsarag.data.knowledge_base import KnowledgeBase, read_passages
-from jsarag.data.registry import KB_FILE, SPLITS, Dataset, find_file, find_split, load_dataset
+from jsarag.data.registry import (
+    SPLITS,
+    Dataset,
+    find_kb,
+    find_split,
+    load_dataset,
+    own_folder,
+)
 from jsarag.data.rows import OnProblem, ReadStats
 from jsarag.errors import DataError
 from jsarag.types import Example
@@ -151,7 +158,7 @@ def check_dataset(
         max_problems: how many problems to keep; all are counted.
     """
     problems = _Problems(max_problems)
-    folder = _own_folder(dataset, data_dir)
+    folder = own_folder(dataset, data_dir)
     notes: tuple[str, ...] = ()
     kb: KnowledgeBase | None = None
     rows: dict[str, list[Example]] = {}
@@ -176,18 +183,6 @@ def check_dataset(
         notes=notes,
         data=None if kb is None else Dataset(name, kb, rows),
     )
-
-
-def _own_folder(dataset: str, data_dir: Path | str | None) -> Path | None:
-    """The folder of our layout that is meant, if one is."""
-    places = [Path(dataset).expanduser()]
-    if data_dir is not None:
-        base = Path(data_dir).expanduser()
-        places += [base / dataset, base]
-    for place in places:
-        if place.is_dir() and find_file(place, KB_FILE) is not None:
-            return place
-    return None
 
 
 def _load(
@@ -219,7 +214,7 @@ def _read_folder(
     on_problem: OnProblem,
 ) -> tuple[KnowledgeBase | None, dict[str, list[Example]], tuple[str, ...]]:
     notes: list[str] = []
-    kb_path = find_file(folder, KB_FILE)
+    kb_path = find_kb(folder)
     assert kb_path is not None
     stats = ReadStats()
     passages = read_passages(kb_path, field_map, stats=stats, on_problem=on_problem)

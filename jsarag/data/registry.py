@@ -26,6 +26,8 @@ from jsarag.types import Example
 
 DEMO = "demo"
 KB_FILE = "kb.jsonl"
+_KB_FILES = (KB_FILE, "kb.parquet")
+_SPLIT_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 SPLITS = ("train", "dev", "test")
 _NO_RENAMING: Mapping[str, str] = {}
 
@@ -130,11 +132,23 @@ def find_file(folder: Path, name: str) -> Path | None:
     return None
 
 
+def own_folder(dataset: str, data_dir: Path | str | None) -> Path | None:
+    """The folder of our layout that is meant, if one is."""
+    places = [Path(dataset).expanduser()]
+    if data_dir is not None:
+        base = Path(data_dir).expanduser()
+        places += [base / dataset, base]
+    for place in places:
+        if place.is_dir() and find_kb(place) is not None:
+            return place
+    return None
+
+
 def _under(folder: Path, name: str, field_map: Mapping[str, str], splits: Sequence[str]) -> Dataset:
     """A named data set below ``--data-dir``: in the folder of its name, or in the folder itself."""
     places = [place for place in (folder / name, folder) if place.is_dir()]
     for place in places:
-        if find_file(place, KB_FILE) is not None:
+        if find_kb(place) is not None:
             return _folder(place, name, field_map, splits)
     if name in all_formats():
         place = places[0] if places else folder
@@ -147,7 +161,7 @@ def _under(folder: Path, name: str, field_map: Mapping[str, str], splits: Sequen
 def _folder(
     folder: Path, name: str, field_map: Mapping[str, str], splits: Sequence[str]
 ) -> Dataset:
-    if find_file(folder, KB_FILE) is None and (found := recognise(folder)) is not None:
+    if find_kb(folder) is None and (found := recognise(folder)) is not None:
         data = read_format(found, folder, field_map=field_map, splits=splits)
         note = f"{folder}: read as {found.title} (format '{found.name}')"
         return Dataset(name, data.kb, data.splits, (note, *data.notes))
@@ -167,18 +181,24 @@ def _folder(
     return Dataset(name, kb, rows, tuple(notes))
 
 
+def find_kb(folder: Path) -> Path | None:
+    """The passages of a folder of ours: ``kb.jsonl``, else ``kb.parquet``; None without either."""
+    found = (find_file(folder, name) for name in _KB_FILES)
+    return next((path for path in found if path is not None), None)
+
+
 def find_split(folder: Path, split: str) -> Path | None:
-    """The rows of a split beside ``kb.jsonl``: JSON Lines, else a table; None without either."""
-    found = (find_file(folder, f"{split}{suffix}") for suffix in (".jsonl", ".csv", ".tsv"))
+    """The rows of a split beside the passages: JSON Lines, else a table; None without either."""
+    found = (find_file(folder, f"{split}{suffix}") for suffix in _SPLIT_SUFFIXES)
     return next((path for path in found if path is not None), None)
 
 
 def _need(folder: Path, name: str) -> Path:
-    path = find_file(folder, name) if name == KB_FILE else find_split(folder, Path(name).stem)
+    path = find_kb(folder) if name == KB_FILE else find_split(folder, Path(name).stem)
     if path is not None:
         return path
     raise DataError(
-        f"expected {KB_FILE} and one .jsonl or .csv a split ({', '.join(SPLITS)}), found "
+        f"expected {KB_FILE} and one .jsonl, .csv or .parquet a split ({', '.join(SPLITS)}), found "
         f"{_listing(folder)}; {_fix(folder, name)}",
         path=folder / name,
     )
@@ -192,7 +212,7 @@ def _listing(folder: Path) -> str:
 
 def _fix(folder: Path, name: str) -> str:
     """What to do about a missing file, by what else is there."""
-    if find_file(folder, KB_FILE) is not None:
+    if find_kb(folder) is not None:
         if name != "dev.jsonl" or find_split(folder, "train") is None:
             return f"add {name}"
         return (

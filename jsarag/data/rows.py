@@ -56,10 +56,14 @@ class ReadStats:
     made_ids: int = 0
     titles_alone: int = 0
     ignored_keys: Counter[str] = field(default_factory=Counter)
+    guessed: dict[str, str] = field(default_factory=dict)
 
     def notes(self, name: str) -> tuple[str, ...]:
         """One sentence per kind of thing that was passed over; ``name`` is the file's."""
         found = []
+        if self.guessed:
+            columns = ", ".join(f"{ours} from '{theirs}'" for ours, theirs in self.guessed.items())
+            found.append(f"{name}: read {columns}; --map FIELD=COLUMN corrects a wrong guess")
         if self.ignored_keys:
             keys = ", ".join(f"{key} ({count})" for key, count in self.ignored_keys.most_common(8))
             more = len(self.ignored_keys) - 8

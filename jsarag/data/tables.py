@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jsarag.data import parquet
 from jsarag.data.rows import OnProblem, ReadStats, Row, open_bytes, raise_problem, read_rows
 from jsarag.errors import DataError
 
@@ -78,6 +79,10 @@ def read_any_rows(
     Raises:
         DataError: the file cannot be read, or a table's header has none of our columns.
     """
+    if path.suffix == parquet.SUFFIX:
+        return parquet.read_parquet(
+            path, fields, field_map=field_map, stats=stats, on_problem=on_problem
+        )
     delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(path.name.removesuffix(".gz")).suffix)
     if delimiter is None:
         return read_rows(path, fields, field_map=field_map, stats=stats, on_problem=on_problem)

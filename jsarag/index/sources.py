@@ -350,7 +350,7 @@ def _need_pyarrow() -> Any:
     except ImportError as error:
         raise BackendUnavailableError(
             "the package pyarrow is needed to read and write Parquet and is not installed; "
-            "`pip install 'jsarag[vectors]'`, or bring the vectors as .npy"
+            "`pip install 'jsarag[parquet]'`, or bring the vectors as .npy"
         ) from error
 
 

@@ -24,6 +24,17 @@ PASSAGES = (
 )
 
 
+PREDICTION = {
+    "id": "q",
+    "context": "what needs oil?",
+    "answers": ["the clock"],
+    "prediction": "bread",
+    "gold_passages": ["clock"],
+    "passages": [{"id": row["id"], "title": "", "text": row["text"]} for row in PASSAGES[::-1]],
+    "metrics": {"generation": {"F1": 0.0}},
+}
+
+
 @pytest.fixture
 def kb(tmp_path: Path) -> Path:
     path = tmp_path / "notes.jsonl"
@@ -53,7 +64,7 @@ class TestEval:
             progress("search prior", 1, 2)
             result = make_scores(0.25)
             return Evaluation(
-                result["retrieval"], result["generation"], "the signature", [{"id": "q"}], ("left",)
+                result["retrieval"], result["generation"], "the signature", [PREDICTION], ("left",)
             )
 
         replace("jsarag.runs", open_run=open_run)
@@ -108,6 +119,17 @@ class TestEval:
             ended = cli(command, "absent", "--engine", "hnsw")
             assert ended.code == 2
             assert "expected one of certified, exact, faiss" in ended.err
+
+    def test_failures_are_shown_where_they_are_asked_for(
+        self, cli: Cli, opened: dict[str, Any]
+    ) -> None:
+        assert "what needs oil?" not in cli("eval", "run").out
+        text = cli("eval", "run", "--show-failures").out
+        assert "what needs oil?" in text
+        assert "clock, at place 3" in text
+        record = cli("eval", "run", "--show-failures", "--json").json
+        assert [(row["id"], row["rank"]) for row in record["failures"]] == [("q", 3)]
+        assert "failures" not in cli("eval", "run", "--json").json
 
     def test_scores_without_a_value_have_their_row(self, cli: Cli, opened: dict[str, Any]) -> None:
         [line] = [line for line in cli("eval", "run").out.splitlines() if "BLEU-4" in line]

@@ -36,6 +36,18 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "history": ("history", "messages", "turns", "verlauf"),
 }
 _SEVERAL = ("answer", "source")
+# What our rows' fields are called elsewhere; gold passages are ids of ours and never guessed.
+_FIELD_NAMES: Mapping[str, Sequence[str]] = {
+    "question": _NAMES["question"],
+    "answers": _NAMES["answer"],
+    "id": _NAMES["id"],
+    "dialogue_id": _NAMES["conversation"],
+}
+_PASSAGE_NAMES: Mapping[str, Sequence[str]] = {
+    "id": ("id", "pid", "passage_id", "docid", "doc_id", "document_id"),
+    "text": ("text", "passage", "passage_text", "contents", "content", "body", "document", "chunk"),
+    "title": ("title", "heading", "page_title", "document_title", "name"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,13 @@ def choose_columns(names: Sequence[str], field_map: Mapping[str, str], path: Pat
             path=path,
         )
     return Columns(roles, tuple(name for name in names if name not in taken))
+
+
+def guess_field(field: str, columns: Sequence[str], *, of_passages: bool) -> str | None:
+    """The column that most likely holds a field of our rows or passages; None where none does."""
+    known = (_PASSAGE_NAMES if of_passages else _FIELD_NAMES).get(field, ())
+    plain = {_plain(column): column for column in reversed(columns)}
+    return next((plain[name] for name in known if name in plain), None)
 
 
 def _role(key: str, path: Path) -> str:

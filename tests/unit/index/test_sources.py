@@ -195,7 +195,7 @@ def test_without_pyarrow_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     (tmp_path / "v.parquet").touch()
-    with pytest.raises(BackendUnavailableError, match=r"jsarag\[vectors\]"):
+    with pytest.raises(BackendUnavailableError, match=r"jsarag\[parquet\]"):
         open_vectors(tmp_path / "v.parquet")
 
 
