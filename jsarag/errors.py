@@ -119,3 +119,9 @@ class PreemptedError(JsaragError):
     """The system asked the process to end; the run is saved and can be resumed."""
 
     exit_code = 75
+
+
+class LostProcessError(JsaragError):
+    """A process of several is gone; the last complete step is saved where that was possible."""
+
+    exit_code = 76

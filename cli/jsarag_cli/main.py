@@ -1,7 +1,8 @@
 """The ``jsarag`` command: its verbs, and the edge where errors become exit codes.
 
 Exit codes: 0 fine, 1 our fault, 2 usage or configuration, 3 bad data, 4 environment, 5 does not fit
-in memory, 6 stopped by a guard, 75 saved and pre-empted, 130 Ctrl-C. Verbs parse, make one library
+in memory, 6 stopped by a guard, 75 saved and pre-empted, 76 a process of several is gone, 130
+Ctrl-C. Verbs parse, make one library
 call and print; nothing heavy is imported before one runs.
 """
 
@@ -28,7 +29,7 @@ from jsarag_cli import (
     serve_index,
     train,
 )
-from jsarag_cli.output import note
+from jsarag_cli.output import leads, note
 
 _CONTEXT = {
     # Options may be spelled with underscores, too.
@@ -103,7 +104,7 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code; what went wrong stands on stderr.
     """
-    from jsarag.errors import JsaragError
+    from jsarag.errors import JsaragError, LostProcessError
     from jsarag.io.threads import set_thread_defaults
 
     set_thread_defaults(os.environ)
@@ -112,7 +113,7 @@ def run(arguments: list[str]) -> int:
         app(arguments, prog_name="jsarag")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if code == 130:
+        if code == 130 and leads():
             note("interrupted", level="warning")
         return code
     except JsaragError as error:
@@ -120,10 +121,13 @@ def run(arguments: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        note(str(error), level="error")
+        # Process 0 hears what the others fail of, and says it once; unless it is the one gone.
+        if leads() or isinstance(error, LostProcessError):
+            note(str(error), level="error")
         return error.exit_code
     except KeyboardInterrupt:
-        note("interrupted", level="warning")
+        if leads():
+            note("interrupted", level="warning")
         return 130
     except Exception as error:  # noqa: BLE001 - the one place; all else has been named already
         _report(error, debug)

@@ -18,6 +18,25 @@ from rich.text import Text
 _PLAIN_WIDTH = 100
 
 
+def is_one_of_several() -> bool:
+    """Whether this is one process of a run on several."""
+    from jsarag.parallel.place import find_place
+
+    return find_place(os.environ) is not None
+
+
+def leads() -> bool:
+    """Whether results and progress are this process's to show."""
+    from jsarag.errors import ConfigError
+    from jsarag.parallel.place import find_place
+
+    try:
+        place = find_place(os.environ)
+    except ConfigError:  # which is to be shown
+        return True
+    return place is None or place.rank == 0
+
+
 def result_console() -> Console:
     """Where results go."""
     return _console(stderr=False)

@@ -7,7 +7,6 @@ rank 0 shows anything.
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from jsarag_cli.output import duration, log_console
+from jsarag_cli.output import duration, leads, log_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -228,7 +227,7 @@ def make_reporter(*, quiet: bool = False) -> PlainReporter | RichReporter:
     Args:
         quiet: only what ends the run is shown.
     """
-    if quiet or os.environ.get("RANK", "0") != "0":
+    if quiet or not leads():
         return PlainReporter(_Nowhere())
     console = log_console()
     return RichReporter(console) if console.is_terminal else PlainReporter()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jsarag_cli.output import note_conversions, print_json, result_console
+from jsarag_cli.output import (
+    is_one_of_several,
+    leads,
+    note_conversions,
+    print_json,
+    result_console,
+)
 from jsarag_cli.progress import make_reporter
 from jsarag_cli.settings import TRAIN_FLAGS, Overrides, with_settings
 
@@ -40,6 +47,14 @@ def train(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            help="Train on N processes of this machine; torchrun and srun are found by themselves.",
+        ),
+    ] = 1,
     *,
     overrides: Overrides,
 ) -> None:
@@ -60,14 +75,25 @@ def train(
 
         show_plan(resolved, as_json=json)
         return
-    if not quiet:
+    if processes != 1 and not is_one_of_several():
+        raise typer.Exit(_launch(processes))
+    if not quiet and leads():
         note_conversions(resolved.config.retriever.model, resolved.config.generator.model)
     result = run_reported(resolved, resume=resume, quiet=quiet)
-    if json:
+    if not leads():
+        pass  # process 0 says it
+    elif json:
         print_json(result_record(result))
     else:
         show_result(result)
     require_no_worse(result)
+
+
+def _launch(processes: int) -> int:
+    """This very command in several processes; the exit code of all."""
+    from jsarag.parallel.launch import launch
+
+    return launch([sys.executable, "-m", "jsarag_cli", *sys.argv[1:]], processes)
 
 
 def _own_config(overrides: Overrides) -> Path | None:

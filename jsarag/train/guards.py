@@ -7,7 +7,7 @@ fine. The likelihood's evidence is checked in ``evidence.py``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,12 +31,16 @@ def require_finite(loss: Tensor, norms: Mapping[str, Tensor], step: int) -> None
     stacked = torch.stack([value.detach().float() for value in values.values()])
     bad = (~stacked.isfinite()).tolist()  # sync: NaN that goes on for hours costs more
     if any(bad):
-        names = [name for name, is_bad in zip(values, bad, strict=True) if is_bad]
-        raise NumericalError(
-            f"step {step}: {', '.join(names)} is not finite, so the update was not made and the "
-            "last good state was saved. Lower --learning-rate or train.generator_learning_rate, "
-            "or train without --bf16, and --resume"
-        )
+        raise not_finite([name for name, is_bad in zip(values, bad, strict=True) if is_bad], step)
+
+
+def not_finite(names: Sequence[str], step: int) -> NumericalError:
+    """The error of a step in which what is named holds NaN or infinity."""
+    return NumericalError(
+        f"step {step}: {', '.join(names)} is not finite, so the update was not made and the "
+        "last good state was saved. Lower --learning-rate or train.generator_learning_rate, "
+        "or train without --bf16, and --resume"
+    )
 
 
 class CollapseGuard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -50,6 +50,19 @@ class StationClock:
         taken = {name: s - self._taken.get(name, 0.0) for name, s in self._total.items()}
         self._taken = dict(self._total)
         return taken
+
+
+def joined_means(found: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:
+    """Means of several processes as one: (their means, the share of the rows each had).
+
+    A value that only some have is the mean over those.
+    """
+    names = dict.fromkeys(name for means, _ in found for name in means)
+    joined = {}
+    for name in names:
+        known = [(means[name], share) for means, share in found if name in means]
+        joined[name] = sum(v * share for v, share in known) / sum(share for _, share in known)
+    return joined
 
 
 class RunningMeans:

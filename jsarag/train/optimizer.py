@@ -96,6 +96,11 @@ class PartOptimizer:
         """Names of the parts that have trainable parameters."""
         return tuple(self.parameters)
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """All that trains, in the same order wherever the parts are the same."""
+        return list(self._flat().values())
+
     def zero_grad(self) -> None:
         """Forget gradients; parts that then get none are left alone by :meth:`step`."""
         if self._adamw is not None:

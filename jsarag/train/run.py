@@ -1,7 +1,8 @@
 """One training run from its configuration to its report: claim, assemble, train, evaluate.
 
 The order of stages, what is saved when, and how a run that was cut off finds its place again. The
-training loop itself is ``loop.py``.
+training loop itself is ``loop.py``. Of several processes this is the first; the others are in
+``following.py``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from jsarag.assemble import OpenIndex, Parts, make_parts, make_run_objective
 from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
 from jsarag.data.registry import Dataset
-from jsarag.em.chains import ChainStore
-from jsarag.errors import CheckpointError, GuardError, NumericalError
+from jsarag.errors import CheckpointError, GuardError, LostProcessError, NumericalError
 from jsarag.eval.evaluate import METRICS_FILE, Evaluation, write
 from jsarag.eval.evaluate import Progress as EvalProgress
 from jsarag.index.flat import FlatIndex
@@ -30,8 +30,11 @@ from jsarag.io.run_dir import RunDir
 from jsarag.limits import QUICK_SAMPLE, measure_passages, passages_warning
 from jsarag.models.generator import Generator
 from jsarag.models.retrievers import PartName, RetrieverParts
+from jsarag.parallel.chains import SharedChains
+from jsarag.parallel.team import Team, join
 from jsarag.runs import index_folder, saved_index
 from jsarag.train.evaluation import evaluate_parts, headline
+from jsarag.train.following import FollowedRun, follow, require_divisible
 from jsarag.train.forecast import look_ahead, modules_of, probe_run, require_fit
 from jsarag.train.given import open_given
 from jsarag.train.guards import CollapseGuard
@@ -117,11 +120,29 @@ class TrainResult:
     decision: Decision | None = None
     notes: tuple[str, ...] = field(default=())
 
+    def to_words(self) -> dict[str, Any]:
+        """As JSON types, for the other processes of the run."""
+        return {**asdict(self), "run_dir": str(self.run_dir)}
+
+    @classmethod
+    def of_words(cls, words: Mapping[str, Any]) -> TrainResult:
+        """What :meth:`to_words` made, told as JSON."""
+        decision = words["decision"]
+        told = {
+            "run_dir": Path(words["run_dir"]),
+            "decision": None if decision is None else Decision(**decision),
+            "notes": tuple(words["notes"]),
+        }
+        return cls(**{**words, **told})
+
 
 def run_training(
     resolved: Resolved, *, resume: bool = False, reporter: Reporter | None = None
 ) -> TrainResult:
     """Train as configured; a folder that already holds this run is continued.
+
+    Where the environment says so (``jsarag.parallel``), this process is one of several; each
+    returns the same.
 
     Args:
         resolved: the configuration with its sources.
@@ -132,32 +153,54 @@ def run_training(
     Raises:
         CheckpointError: the folder belongs to something else, or there is nothing to resume.
         NumericalError, GuardError: a guard stopped the run; its state is saved.
+        LostProcessError: one of several processes is gone.
         KeyboardInterrupt, PreemptedError: a signal came; the state is saved.
     """
     resolved = fit_support(resolved)
     config = resolved.config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    with join(config.train.device) as team:
+        require_divisible(config, team)
+        if team.leads:
+            return _lead(resolved, team, resume=resume, reporter=reporter or SilentReporter())
+        return TrainResult.of_words(follow(config, team, make_run))
+
+
+def _lead(resolved: Resolved, team: Team, *, resume: bool, reporter: Reporter) -> TrainResult:
+    config = resolved.config
     run_dir = RunDir(config.output.output_dir or default_folder(config))
     checkpoint = _claim(run_dir, resolved, resume=resume)
+    team.meet(
+        "run",
+        {
+            "folder": str(run_dir.path.resolve()),
+            "step": None if checkpoint is None else checkpoint.step,
+            "generation": _generation(checkpoint),
+        },
+    )
     tracking = track(
-        reporter or SilentReporter(),
+        reporter,
         config.output.report_to,
         run_dir,
         config.model_dump(mode="json"),
         step=0 if checkpoint is None else checkpoint.step,
     )
     try:
-        return _run(resolved, run_dir, checkpoint, tracking)
+        return _run(resolved, run_dir, checkpoint, tracking, team)
     finally:
         tracking.close()
 
 
 def _run(
-    resolved: Resolved, run_dir: RunDir, checkpoint: Checkpoint | None, reporter: Reporter
+    resolved: Resolved,
+    run_dir: RunDir,
+    checkpoint: Checkpoint | None,
+    reporter: Reporter,
+    team: Team,
 ) -> TrainResult:
     config = resolved.config
-    generation = 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
+    generation = _generation(checkpoint)
     tell = partial(_tell, run_dir, reporter)
     ahead = _LookAhead(config, run_dir, tell)
     reporter.stage("load models and embed the knowledge base", None)
@@ -173,14 +216,17 @@ def _run(
     for note in (*resolved.notes, *parts.dataset.notes):
         tell(note)
     ahead.save()
+    if team.size > 1:  # the others open what is on file
+        _save_indexes(run_dir, parts)
+    team.meet("parts", {"forecast_bytes": ahead.peak_bytes})
     parts.dataset = hold_back(parts.dataset, config.train.held_back, config.train.seed)
     with StopSignal() as stop:
-        run = make_run(config, parts, run_dir, reporter, stop, checkpoint)
+        run = make_run(config, parts, run_dir, reporter, stop, checkpoint, team)
         run.forecast_bytes = ahead.peak_bytes
         before = _before(run)
         try:
             _train_stages(run)
-        except NumericalError:
+        except (NumericalError, LostProcessError):
             run.save()
             _record_kept(run)
             raise
@@ -201,6 +247,7 @@ def _run(
         notes=parts.dataset.notes,
     )
     _finish(run, result, ahead.peak_bytes)
+    team.meet("end", result.to_words())
     return result
 
 
@@ -208,6 +255,22 @@ def default_folder(config: Config) -> Path:
     """``runs/<data set>-<objective>-<seed>`` under the working folder."""
     name = Path(config.data.dataset).name
     return Path("runs") / f"{name}-{config.objective.name}-{config.train.seed}"
+
+
+def _generation(checkpoint: Checkpoint | None) -> int:
+    """Of the index a run starts with."""
+    return 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
+
+
+def _save_indexes(run_dir: RunDir, parts: Parts) -> None:
+    """Have the present indexes on file."""
+    find = saved_index(run_dir, parts.prior_index.generation, may_lag=True)
+    indexes: dict[PartName, FlatIndex] = {"passages": parts.prior_index}
+    if parts.retrievers.has_separate_passages:
+        indexes["posterior_passages"] = parts.posterior_index
+    for part, index in indexes.items():
+        if find(part, parts.retrievers, parts.dataset) is None:
+            save_index(run_dir, part, index, parts)
 
 
 def _tell(run_dir: RunDir, reporter: Reporter, text: str, level: Level = "info") -> None:
@@ -304,10 +367,11 @@ def make_run(
     reporter: Reporter,
     stop: StopSignal,
     checkpoint: Checkpoint | None,
+    team: Team | None = None,
 ) -> TrainingRun:
     """Everything a training loop holds, at its beginning or where a checkpoint left it."""
-    settings = config.train
-    chains = ChainStore()
+    settings, team = config.train, team or Team()
+    chains = SharedChains()
     guard = CollapseGuard(
         config.guards.collapse_window, config.guards.min_distinct_ratio, len(parts.dataset.kb)
     )
@@ -329,7 +393,7 @@ def make_run(
     else:  # perhaps the second start of a run that was killed before its first checkpoint
         progress = Progress()
         lost = run_dir.restart_metrics()
-    run = TrainingRun(
+    run = (TrainingRun if team.leads else FollowedRun)(
         config=config,
         parts=parts,
         objective=make_run_objective(config, chains),
@@ -341,8 +405,9 @@ def make_run(
         reporter=reporter,
         clock=StationClock(parts.device, synchronise=True),
         stop=stop,
+        team=team,
     )
-    run.watch = _watch(run)
+    run.watch = _watch(run) if team.leads else None
     parts.retrievers.train()
     parts.generator.train()
     run.event(_beginning(run, continued=checkpoint is not None, lost=lost))
@@ -374,9 +439,7 @@ def _before(run: TrainingRun) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         return stored
     run.evidence_probe()
-    save_index(run.run_dir, "passages", run.parts.prior_index, run.parts)
-    if run.parts.retrievers.has_separate_passages:
-        save_index(run.run_dir, "posterior_passages", run.parts.posterior_index, run.parts)
+    _save_indexes(run.run_dir, run.parts)
     return _evaluate(run, f"{split}-before", 0)
 
 

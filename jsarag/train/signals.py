@@ -28,6 +28,16 @@ class StopSignal:
         """Whether a signal came."""
         return self._received is not None
 
+    @property
+    def number(self) -> int:
+        """The signal that came, 0 for none."""
+        return self._received or 0
+
+    def adopt(self, number: int) -> None:
+        """Take a signal another process received for one of our own; 0 changes nothing."""
+        if number:
+            self._received = number
+
     def raise_stop(self) -> None:
         """Raise what the signal means, once the state is saved.
 

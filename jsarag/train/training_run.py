@@ -1,6 +1,8 @@
 """Everything a training loop holds, and what is due after a step; ``run.py`` makes one.
 
-Owns no mathematics and no models: it counts, schedules, logs and saves.
+Owns no mathematics and no models: it counts, schedules, logs and saves. Of several processes, each
+holds one and makes the same steps on its share of every batch; this is process 0's, and what the
+others leave to it is in ``following.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from torch import Tensor
 
 from jsarag.assemble import Parts, make_index
 from jsarag.config.schema import Config
-from jsarag.em.chains import ChainStore
 from jsarag.em.objectives import Objective, StepLoss, StepScores
 from jsarag.em.problem import Problem
 from jsarag.errors import ConfigError, DataError, GuardError
@@ -24,13 +25,15 @@ from jsarag.index.rebuild import RebuildSchedule
 from jsarag.io.peak import give_back, resident_bytes
 from jsarag.io.run_dir import RunDir
 from jsarag.models.retrievers import PartName
+from jsarag.parallel.chains import SharedChains
+from jsarag.parallel.team import Team
 from jsarag.runs import index_folder
 from jsarag.train.back import Tape
 from jsarag.train.evaluation import evaluate_parts
 from jsarag.train.evidence import EvidenceProbe, check_evidence, make_probe
-from jsarag.train.guards import CollapseGuard
+from jsarag.train.guards import CollapseGuard, not_finite
 from jsarag.train.kept import keep_state
-from jsarag.train.metrics import RunningMeans, StationClock
+from jsarag.train.metrics import RunningMeans, StationClock, joined_means
 from jsarag.train.optimizer import PartOptimizer
 from jsarag.train.problem import Batch, WalkBack, Windows, make_problem
 from jsarag.train.reporting import Level, Reporter
@@ -53,7 +56,7 @@ class TrainingRun:
     parts: Parts
     objective: Objective
     optimizer: PartOptimizer
-    chains: ChainStore
+    chains: SharedChains
     guard: CollapseGuard
     progress: Progress
     run_dir: RunDir
@@ -63,6 +66,7 @@ class TrainingRun:
     means: RunningMeans = field(default_factory=RunningMeans)
     forecast_bytes: int = 0
     watch: Watch | None = None
+    team: Team = field(default_factory=Team)
 
     def __post_init__(self) -> None:
         self.rebuilds = RebuildSchedule.parse(self.config.index.rebuild_every)
@@ -79,6 +83,7 @@ class TrainingRun:
         self._tape = Tape()
         self._logged_step = 0
         self._tops: list[int] = []
+        self._share, self._last_of_step, self._forwards = 1.0, True, 0
         self._seconds_before = self.progress.seconds
         if self.objective.needs_gold:
             self._tell_of_labels()
@@ -128,9 +133,12 @@ class TrainingRun:
 
     def goes_on(self) -> bool:
         """Whether another step of the stage is to be made; saves and raises on a stop signal."""
-        self.stop_if_asked()
         granted = self.stage.kind != "train" or (self._spent() < 1 and not self.collapsed)
-        return self.step < self.stage.steps and granted
+        wanted = self.step < self.stage.steps and granted
+        heard = self.team.meet("goes on", wanted, signal=self.stop.number)
+        self.stop.adopt(heard.signal)
+        self.stop_if_asked()
+        return bool(heard.words[0])
 
     @property
     def collapsed(self) -> bool:
@@ -145,10 +153,16 @@ class TrainingRun:
         return max(time, progress.generator_forwards / work if work else 0.0)
 
     def batch(self, micro_batch: int) -> Batch:
-        """A batch of the step that comes next."""
+        """A batch of the step that comes next, or this process's share of it."""
         plan = self.stage.batches.at(self.step * self.accumulation + micro_batch)
+        rows = self.team.share(len(plan.indices))
+        self._share = len(rows) / len(plan.indices)
+        self._last_of_step = micro_batch == self.accumulation - 1
         train = self.parts.dataset.splits["train"]
-        return Batch([train[index] for index in plan.indices], plan.visits, list(plan.indices))
+        indices = [plan.indices[row] for row in rows]
+        return Batch(
+            [train[index] for index in indices], [plan.visits[row] for row in rows], indices
+        )
 
     def problem(self, batch: Batch) -> Problem:
         """Encode a batch for the stage's objective, on a new tape."""
@@ -182,8 +196,12 @@ class TrainingRun:
     def backward(self, total: Tensor) -> None:
         """Back-propagate a share of the step: to what was recorded, then through the models.
 
+        After the step's last share every parameter holds the gradient of the whole step, summed
+        over all processes.
+
         Raises:
             ConfigError: nothing that this objective moves is trainable.
+            NumericalError: a process's loss is NaN or infinite.
         """
         if not total.requires_grad:
             raise ConfigError(
@@ -191,9 +209,23 @@ class TrainingRun:
                 f"would move is frozen ({', '.join(self.config.train.freeze)}) or has no "
                 "parameters. Freeze less, or use --max-steps 0 to score the parts as they are"
             )
-        torch.autograd.backward(total / self.accumulation)
+        # A loss is the mean over its rows; over the whole batch each row counts alike.
+        torch.autograd.backward(total * self._share / self.accumulation)
         self._tape.back()
-        self.progress.generator_forwards += self._tape.rows_through(self.parts.generator)
+        self._forwards += self._tape.rows_through(self.parts.generator)
+        if self._last_of_step:
+            self._add_up(total)
+
+    def _add_up(self, loss: Tensor) -> None:
+        """The whole step's gradient, and what all processes' generators did for it."""
+        # sync: a loss that is none must stop all processes at this step.
+        finite = self.team.size == 1 or bool(loss.detach().isfinite())  # alone, the loop looks
+        own = {"finite": finite, "forwards": self._forwards}
+        said = self.team.add_gradients(self.optimizer.weights, own)
+        self._forwards = 0
+        self.progress.generator_forwards += sum(each["forwards"] for each in said)
+        if not all(each["finite"] for each in said):
+            raise not_finite(["loss"], self.step + 1)
 
     def observe(
         self, candidates: Candidates, scores: StepScores, weights: Weights, loss: StepLoss
@@ -213,9 +245,8 @@ class TrainingRun:
         """Count the step and, where due, log a row and let the collapse guard look."""
         self.progress.count(self.stage.kind)
         step = self.step
-        self.guard.add(self._tops)
-        self._tops = []
         self.count_seconds()
+        self._exchange_notes()
         self._give_memory_back()
         self.means.add({f"grad_norm_{part}": norm for part, norm in norms.items()})
         self.reporter.advance(step)
@@ -228,6 +259,19 @@ class TrainingRun:
         except GuardError:
             self.save()
             raise
+
+    def _exchange_notes(self) -> None:
+        """What must be the same on all processes: the guard's window, chains, seconds."""
+        notes = {
+            "tops": self._tops,
+            "seconds": self.progress.seconds,
+            "chains": self.chains.take_news(),
+        }
+        said = self.team.meet("step", notes).words
+        self.chains.hear(each["chains"] for each in said)
+        self.guard.add([row for each in said for row in each["tops"]])
+        self._tops = []
+        self.progress.seconds = said[0]["seconds"]
 
     def _give_memory_back(self) -> None:
         """Free what the allocator keeps, once what it keeps nears the forecast of the peak."""
@@ -259,13 +303,14 @@ class TrainingRun:
         kind, step = self.stage.kind, self.step
         steps = max(step - self._logged_step, 1)
         self._logged_step = step
+        means = self.team.meet("means", (self.means.take(), self._share)).words
         row: dict[str, Any] = {
             "kind": kind,
             "step": self.progress.total,
             f"{kind}_step": step,
             "seconds": round(self.progress.seconds, 3),
             "generator_forwards": self.progress.generator_forwards,
-            **self.means.take(),
+            **joined_means(means),
             "stations": {name: spent / steps for name, spent in self.clock.take().items()},
         }
         if kind == "train":
@@ -276,7 +321,15 @@ class TrainingRun:
         self.reporter.step(row)
 
     def start_stage(self, stage: Stage) -> None:
-        """Enter a stage, wherever in it the run stands, and announce it."""
+        """Enter a stage, wherever in it the run stands, and announce it; all start alike."""
+        if stage.objective.needs_start:
+            _ = self.start_rows  # on file before another process looks for them
+        self.team.meet("stage", stage.kind)
+        self.team.copy_from_leader(self.optimizer.weights)
+        self.enter(stage)
+
+    def enter(self, stage: Stage) -> None:
+        """Begin to count and to log for a stage."""
         self.stage = stage
         self._logged_step = self.step
         self.clock.take()
@@ -307,6 +360,7 @@ class TrainingRun:
             else self.parts.prior_index
         )
         self.progress.generation = generation
+        self.team.meet("index", generation)
         drift = before.drift(self.parts.prior_index)
         self.event(f"index rebuilt: generation {generation}, mean drift of a vector {drift:.4f}")
 

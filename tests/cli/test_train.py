@@ -179,7 +179,9 @@ class TestResults:
     def test_other_ranks_say_nothing(
         self, cli: Cli, training: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("RANK", "1")
+        for name, text in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+            monkeypatch.setenv(name, text)
+        monkeypatch.setenv("MASTER_PORT", "29500")
         assert cli("train", "--dataset", "demo", "--json").err == ""
 
     def test_demo_gives_before_after_and_seconds(self, cli: Cli, training: Any) -> None:
