@@ -57,9 +57,7 @@ class TestEval:
             config = SimpleNamespace(eval=SimpleNamespace(split="dev"))
             return SimpleNamespace(run_dir=RunDir(path), config=config)
 
-        def evaluate_run(
-            run: Any, split: str | None, *, engine: str, progress: Any
-        ) -> Evaluation:
+        def evaluate_run(run: Any, split: str | None, *, engine: str, progress: Any) -> Evaluation:
             given["engine"] = engine
             progress("search prior", 1, 2)
             result = make_scores(0.25)
