@@ -1,4 +1,4 @@
-"""``jsarag index``: build, import, change, rebuild, describe and verify an index folder."""
+"""``jsarag index``: build, import, change, export, rebuild, describe and verify an index folder."""
 
 from __future__ import annotations
 
@@ -245,6 +245,28 @@ def rebuild(
                 param_hint="--output",
             )
     info(folder, json=json)
+
+
+@app.command()
+def export(
+    folder: _Folder,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="The file to write.")],
+    to: Annotated[str, typer.Option(help="npy, parquet or faiss.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
+    json: _Json = False,
+) -> None:
+    """Write the vectors for other tools, with their ids."""
+    from jsarag.errors import ConfigError
+    from jsarag.index.exporting import export_index
+    from jsarag_cli.indexing import index_of
+
+    if dest.exists() and not force:
+        raise ConfigError(f"{dest}: a file lies there already; replace it with --force")
+    files = export_index(index_of(folder), dest, to)
+    if json:
+        print_json({"files": [str(path) for path in files]})
+    else:
+        result_console().print("\n".join(map(str, files)), soft_wrap=True, highlight=False)
 
 
 @app.command()

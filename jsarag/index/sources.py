@@ -151,7 +151,7 @@ class ParquetVectors:
     """Parquet: a column of ids and one of lists of equally many floating-point numbers."""
 
     def __init__(self, path: Path, id_column: str | None, vector_column: str | None) -> None:
-        self._parquet = _need_pyarrow()
+        self._parquet = need_pyarrow()
         self.path = path
         paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not paths:
@@ -344,7 +344,12 @@ def _column(
     return found[0]
 
 
-def _need_pyarrow() -> Any:
+def need_pyarrow() -> Any:
+    """pyarrow.parquet.
+
+    Raises:
+        BackendUnavailableError: pyarrow is not installed; names the extra.
+    """
     try:
         return importlib.import_module("pyarrow.parquet")
     except ImportError as error:

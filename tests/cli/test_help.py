@@ -24,6 +24,7 @@ VERBS = (
     "index insert",
     "index update",
     "index delete",
+    "index export",
     "index rebuild",
     "index info",
     "index verify",

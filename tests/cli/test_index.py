@@ -112,6 +112,18 @@ class TestImport:
         for folder in ("p", "f"):
             assert cli("index", "verify", folder, "--deep", "--json").json["sound"] is True
 
+    def test_what_is_exported_is_imported_again(self, cli: Cli, kb: str, vectors: Any) -> None:
+        np.save("v.npy", vectors)
+        assert cli("index", "import", "v.npy", "--kb", kb, "--output", "idx").code == 0
+        done = cli("index", "export", "idx", "out.npy", "--to", "npy", "--json")
+        assert done.json == {"files": ["out.npy", "out.npy.ids.json"]}
+        refused = cli("index", "export", "idx", "out.npy", "--to", "npy")
+        assert refused.code == 2
+        assert "--force" in refused.err
+        back = ("--ids", "out.npy.ids.json", "--output", "again")
+        assert cli("index", "import", "out.npy", "--kb", kb, *back).code == 0
+        np.testing.assert_allclose(np.load("out.npy"), vectors, atol=1e-6)
+
     @pytest.mark.parametrize(
         ("made", "says"),
         [

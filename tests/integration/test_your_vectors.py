@@ -154,7 +154,7 @@ def test_every_command_of_the_page_works(
     pytest.importorskip("semantic_text_splitter")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    build, bring, train, serve, *changes, info = page_commands()
+    build, bring, train, serve, *changes, info, export = page_commands()
     assert run_here(build[1:]) == 0
     [program] = blocks("python")
     exec(compile(program, str(PAGE), "exec"), {})
@@ -184,3 +184,5 @@ def test_every_command_of_the_page_works(
     capsys.readouterr()
     assert run_here(info[1:]) == 0
     assert "3 (delete of 1, 0 embedded); kept: 2" in capsys.readouterr().out
+    assert run_here(export[1:]) == 0
+    assert np.load("fernly.npy").shape[1] == 384
