@@ -22,12 +22,16 @@ _FOLDER = re.compile(r"gen-\d+")
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One complete generation: its number, where it lies, and what its manifest says."""
+    """One generation: what its manifest says, where it lies, and whether it is searched."""
 
-    number: int
-    folder: Path
     manifest: Manifest
+    folder: Path
     in_use: bool
+
+    @property
+    def number(self) -> int:
+        """Counts changes; 0 is the index as it was built."""
+        return self.manifest.generation
 
     @property
     def bytes(self) -> int:
@@ -65,17 +69,22 @@ def belongs(name: str) -> bool:
 
 
 def generations(folder: Path) -> list[Generation]:
-    """The complete generations there are, oldest first; what a killed change left is none."""
+    """The generation in use and the complete ones before it, oldest first.
+
+    Raises:
+        CheckpointError: no index lies there.
+    """
     current = current_folder(folder)
+    used = Generation(Manifest.read(current), current, in_use=True)
     places = [folder, *(path for path in folder.iterdir() if _FOLDER.fullmatch(path.name))]
     found = [
-        Generation(manifest.generation, path, manifest, path == current)
+        Generation(Manifest.read(path), path, in_use=False)
         for path in places
-        if is_complete(path) and (path / NAME).is_file()
-        for manifest in [Manifest.read(path)]
+        if path != current and is_complete(path) and (path / NAME).is_file()
     ]
-    in_use = next(one.number for one in found if one.in_use)
-    return sorted((one for one in found if one.number <= in_use), key=lambda one: one.number)
+    # What a change left that was killed before its switch has a higher number.
+    older = sorted((one for one in found if one.number < used.number), key=lambda one: one.number)
+    return [*older, used]
 
 
 def switch(folder: Path, number: int) -> None:

@@ -140,6 +140,14 @@ class TestGenerations:
             write(folder, delete(OLD, ["p0"]), torch.empty(0, 8))
         assert generations(folder)[0].in_use
 
+    def test_what_is_no_index_has_no_generations(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="expected an index folder"):
+            generations(tmp_path)
+        (folder / "COMPLETE").unlink()  # it is looked at all the same, and said to be unfinished
+        assert [(one.number, one.in_use) for one in generations(folder)] == [(0, True)]
+        with pytest.raises(CheckpointError, match="the index was never finished"):
+            FlatIndex.open(folder)
+
     def test_what_is_no_index_gets_no_lock(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="expected an index folder"), changing(tmp_path):
             pass
