@@ -144,6 +144,7 @@ def show_check(report: CheckReport, console: Console) -> None:
         rows = {
             "passages": f"{kb.passages:,} ({kb.without_title:,} without title)",
             "their words": f"median {words.median}, 95 % {words.p95}, most {words.longest}",
+            "nearly alike": f"{kb.near_duplicates:,}",
         }
         console.print(facts(rows))
     if report.splits:
@@ -156,6 +157,16 @@ def show_check(report: CheckReport, console: Console) -> None:
         console.print(f"and {hidden:,} more problems (--max-problems shows more)", style="dim")
     for text in report.warnings:
         console.print(Text.assemble(("warning: ", "yellow"), text), soft_wrap=True)
+    for pair in report.kb.near_examples if report.kb is not None else ():
+        console.print(
+            Text.assemble(
+                ("nearly alike ", "cyan"),
+                f"({pair.similarity:.0%} of their word pairs): {pair.earlier} and {pair.later}\n",
+                (f"  {' '.join(pair.earlier_text.split())}\n", "dim"),
+                (f"  {' '.join(pair.later_text.split())}", "dim"),
+            ),
+            soft_wrap=True,
+        )
     for text in report.notes:
         console.print(Text.assemble(("note: ", "cyan"), text), soft_wrap=True)
 
@@ -215,7 +226,8 @@ def _show_splits(report: CheckReport, console: Console) -> None:
         "answer word for word in gold": lambda split: f"{split.gold_answer_share:.0%}",
         "gold also gold in train": lambda split: f"{split.gold_in_train_share:.0%}",
         "repeated rows": lambda split: f"{split.repeated_rows:,}",
-        "contexts also in train": lambda split: f"{split.contexts_in_train:,}",
+        "contexts also in train": lambda split: f"{split.asked_in_train:,}",
+        "those with an answer of train": lambda split: f"{split.answered_in_train:,}",
         "context words (median, 95 %)": lambda split: (
             f"{split.context_words.median}, {split.context_words.p95}"
         ),

@@ -13,6 +13,7 @@ from typing import Any
 
 from jsarag.data.examples import read_examples
 from jsarag.data.knowledge_base import KnowledgeBase, read_passages
+from jsarag.data.near_duplicates import near_duplicates
 from jsarag.data.registry import (
     SPLITS,
     Dataset,
@@ -22,10 +23,13 @@ from jsarag.data.registry import (
     own_folder,
 )
 from jsarag.data.rows import OnProblem, ReadStats
+from jsarag.data.text_forms import TextForms, plain
 from jsarag.errors import DataError
 from jsarag.types import Example
 
 _NO_RENAMING: Mapping[str, str] = {}
+# Characters of a passage shown as an example.
+_SHOWN = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,36 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True)
+class NearPair:
+    """Two passages that say nearly the same: ids, the share of word pairs in common, beginnings."""
+
+    later: str
+    earlier: str
+    similarity: float
+    later_text: str
+    earlier_text: str
+
+
+@dataclass(frozen=True, slots=True)
 class KbReport:
-    """The knowledge base in numbers."""
+    """The knowledge base in numbers.
+
+    Attributes:
+        repeated_texts: passages whose title and text are another's.
+        near_duplicates: passages that say nearly what an earlier one says.
+        near_looked_at: how many passages were compared for that.
+        near_examples: the first of those pairs.
+        forms: characters that comparisons stumble over.
+    """
 
     passages: int
     without_title: int
     repeated_texts: int
+    near_duplicates: int
+    near_looked_at: int
+    near_examples: list[NearPair]
     words: Lengths
+    forms: TextForms
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +90,9 @@ class SplitReport:
     Attributes:
         gold_missing_share: rows without any gold passage (retrieval cannot be measured on them).
         repeated_rows: rows whose context and response occurred before in the split.
+        contexts_in_train: rows whose context, word for word, is also one of train.
+        asked_in_train: rows whose context is train's but for case, signs, spaces, Unicode's form.
+        answered_in_train: of those, the ones with an answer of that training row.
         gold_in_train_share: of the rows with gold, those with all of it gold in training, too.
         gold_answer_share: of the rows with gold, those with an answer word for word in a gold text.
     """
@@ -73,11 +103,15 @@ class SplitReport:
     gold_per_row: float
     repeated_rows: int
     contexts_in_train: int
+    asked_in_train: int
+    answered_in_train: int
     dialogues_in_train: int
     gold_in_train_share: float
     gold_answer_share: float
     context_words: Lengths
     response_words: Lengths
+    context_forms: TextForms
+    answer_forms: TextForms
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +279,27 @@ def _read_folder(
 
 
 def _kb_report(kb: KnowledgeBase) -> KbReport:
-    texts = Counter((passage.title, passage.text) for passage in kb)
+    counts = Counter((passage.title, passage.text) for passage in kb)
+    texts = [f"{passage.title} {passage.text}" for passage in kb]
+    near = near_duplicates(texts)
     return KbReport(
         passages=len(kb),
         without_title=sum(not passage.title.strip() for passage in kb),
-        repeated_texts=len(kb) - len(texts),
+        repeated_texts=len(kb) - len(counts),
+        near_duplicates=near.count,
+        near_looked_at=near.looked_at,
+        near_examples=[
+            NearPair(
+                kb[pair.later].id,
+                kb[pair.earlier].id,
+                pair.similarity,
+                kb[pair.later].text[:_SHOWN],
+                kb[pair.earlier].text[:_SHOWN],
+            )
+            for pair in near.examples
+        ],
         words=Lengths.of(passage.text for passage in kb),
+        forms=TextForms.of(texts),
     )
 
 
@@ -263,6 +312,12 @@ def _split_report(
     known_gold = {gold for example in train for gold in example.gold_passages}
     known_contexts = {_context(example) for example in train}
     known_dialogues = {example.dialogue_id for example in train}
+    asked: dict[str, set[str]] = {}
+    for example in train:
+        asked.setdefault(plain(_context(example)), set()).update(map(plain, example.answers))
+    again = [
+        (asked[key], example) for example in examples if (key := plain(_context(example))) in asked
+    ]
     seen = Counter((_context(example), example.response) for example in examples)
     covered = [set(example.gold_passages) <= known_gold for example in with_gold]
     answered = [_gold_has_answer(example, kb) for example in with_gold]
@@ -273,11 +328,18 @@ def _split_report(
         gold_per_row=_mean([len(example.gold_passages) for example in examples]),
         repeated_rows=len(examples) - len(seen),
         contexts_in_train=sum(_context(example) in known_contexts for example in examples),
+        asked_in_train=len(again),
+        answered_in_train=sum(
+            any(plain(answer) in answers for answer in example.answers)
+            for answers, example in again
+        ),
         dialogues_in_train=sum(example.dialogue_id in known_dialogues for example in examples),
         gold_in_train_share=_share(covered),
         gold_answer_share=_share(answered),
         context_words=Lengths.of(_context(example) for example in examples),
         response_words=Lengths.of(example.response for example in examples),
+        context_forms=TextForms.of(_context(example) for example in examples),
+        answer_forms=TextForms.of(answer for example in examples for answer in example.answers),
     )
 
 
@@ -300,6 +362,15 @@ def _warnings(kb: KbReport | None, splits: Mapping[str, SplitReport]) -> Iterabl
             f"{kb.repeated_texts} passages repeat another's title and text: retrieval cannot tell "
             "them apart, and a gold passage may lose to its twin"
         )
+    if kb is not None and kb.near_duplicates:
+        compared = f" of the first {kb.near_looked_at:,}" if kb.near_looked_at < kb.passages else ""
+        yield (
+            f"{kb.near_duplicates:,} passages{compared} say nearly what an earlier one says: where "
+            "one of such a pair is gold, finding the other counts as a miss, so R@1 looks worse "
+            "than it is. Remove copies, or name all of them in gold_passages"
+        )
+    if kb is not None:
+        yield from kb.forms.warnings("passages")
     for split, report in splits.items():
         if report.rows == 0:
             yield f"{split}: holds no rows"
@@ -308,13 +379,22 @@ def _warnings(kb: KbReport | None, splits: Mapping[str, SplitReport]) -> Iterabl
             yield f"{split}: no row has gold passages, so retrieval cannot be measured there"
         if report.repeated_rows:
             yield f"{split}: {report.repeated_rows} rows repeat another row's context and response"
-        if report.contexts_in_train:
+        if report.asked_in_train:
             yield (
-                f"{split}: {report.contexts_in_train} rows have a context that is also in train; "
-                "scores on them measure memory"
+                f"{split}: {report.asked_in_train:,} rows have a context that is also in train "
+                f"({report.contexts_in_train:,} of them word for word, "
+                f"{report.answered_in_train:,} with an answer of it); scores on them measure memory"
             )
         elif report.dialogues_in_train:
             yield f"{split}: {report.dialogues_in_train} rows share a dialogue with train"
+        yield from (
+            f"{split}: {text}"
+            for forms, kind in (
+                (report.context_forms, "contexts"),
+                (report.answer_forms, "answers"),
+            )
+            for text in forms.warnings(kind)
+        )
 
 
 def _share(values: Iterable[bool]) -> float:

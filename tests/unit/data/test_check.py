@@ -72,7 +72,9 @@ def test_warnings(folder: Path, jsonl: Any) -> None:
     text = "\n".join(report.warnings)
     assert "2 passages repeat another's title and text" in text
     assert "train: 2 rows repeat" in text
-    assert "dev: 1 rows have a context that is also in train" in text
+    assert (
+        "dev: 1 rows have a context that is also in train (1 of them word for word, 1 with" in text
+    )
     assert "dev: no row has gold passages" in text
     assert "test: 1 rows share a dialogue with train" in text
     assert report.kb is not None
@@ -123,3 +125,71 @@ def test_renaming_reaches_both_files(folder: Path, jsonl: Any) -> None:
     )
     assert report.ok
     assert report.splits["train"].rows == 1
+
+
+def test_leaks_are_found_by_content(folder: Path, jsonl: Any) -> None:
+    def row(id: str, question: str, answer: str) -> dict[str, Any]:
+        return {"id": id, "question": question, "answers": [answer], "gold_passages": ["a"]}
+
+    jsonl(
+        "set/train.jsonl", [row("1", "Where is the café?", "Up the hill."), row("2", "why", "so")]
+    )
+    jsonl(
+        "set/dev.jsonl",
+        [
+            row("3", "where is the  cafe\u0301", "up the hill"),  # typed otherwise, same answer
+            row("4", "WHY?", "because"),  # another answer
+            row("5", "where is the inn?", "Up the hill."),  # the gold passage and answer alone
+        ],
+    )
+    dev = check_dataset(str(folder)).splits["dev"]
+    assert (dev.contexts_in_train, dev.asked_in_train, dev.answered_in_train) == (0, 2, 1)
+    assert dev.gold_in_train_share == 1.0  # which is no leak: retrieval is for that
+
+
+def test_forms_are_counted_and_what_they_do_is_said(folder: Path, jsonl: Any) -> None:
+    passages = [
+        {"id": "a", "text": "cafe\u0301"},
+        {"id": "b", "text": "a\u00a0b"},
+        {"id": "c", "text": "so\u00adft, zero\u200bwidth", "title": "plain"},
+        {"id": "d", "text": "caf\u00e9"},
+    ]
+    jsonl("set/kb.jsonl", passages)
+    jsonl("set/train.jsonl", [{"id": "1", "question": "q", "answers": ["x", "e\u0301"]}])
+    report = check_dataset(str(folder), splits=("train",))
+    assert report.kb is not None
+    forms = report.kb.forms
+    assert (forms.texts, forms.not_nfc, forms.odd_spaces, forms.invisible) == (4, 1, 1, 1)
+    assert report.splits["train"].answer_forms.not_nfc == 1
+    text = "\n".join(report.warnings)
+    assert "1 of 4 passages are not in Unicode's form NFC" in text
+    assert "train: 1 of 2 answers are not in Unicode's form NFC" in text
+    assert "1 of 4 passages hold characters without width" in text
+    assert "EM and F1 take them for spaces" in text
+
+
+def test_what_is_said_of_the_scores_is_so() -> None:
+    from jsarag.eval.generation import exact_match, token_f1
+
+    for score in (exact_match, token_f1):
+        assert score("cafe\u0301", ["caf\u00e9"]) == 0.0
+        assert score("zero\u200bwidth", ["zerowidth"]) == 0.0
+        assert score("a\u00a0house", ["a house"]) == 1.0
+
+
+def test_near_duplicates_are_counted_and_shown(folder: Path, jsonl: Any) -> None:
+    text = "the tower clock needs oil every spring and a new rope every second year or so"
+    passages = [
+        {"id": "a", "text": text},
+        {"id": "b", "text": "rivers freeze in winter when the wind comes from the north"},
+        {"id": "c", "text": text.replace("rope", "bell")},
+        {"id": "d", "text": text},
+    ]
+    jsonl("set/kb.jsonl", passages)
+    report = check_dataset(str(folder), splits=("train",))
+    assert report.kb is not None
+    assert (report.kb.repeated_texts, report.kb.near_duplicates) == (1, 1)
+    (pair,) = report.kb.near_examples
+    assert (pair.later, pair.earlier) == ("c", "a")
+    assert pair.similarity == pytest.approx(13 / 17)
+    assert any("R@1 looks worse" in warning for warning in report.warnings)
