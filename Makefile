@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := documents,parquet,faiss,serve,lora,lm,eval,plots,demo
+EXTRAS := documents,faiss,serve,lora,lm,eval,plots,demo
 # A plain `pip install torch` brings several GB of CUDA libraries; without a GPU they are useless.
 # Where there is one, or with TORCH=..., pip's own choice (or yours) is taken.
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo "torch>=2.11" || echo "torch==2.13.0")
