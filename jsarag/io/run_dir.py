@@ -238,8 +238,15 @@ class RunDir:
 
 
 def config_fingerprint(config: Mapping[str, Any], *, ignore: Collection[str] = ()) -> str:
-    """Digest of a resolved configuration without the dotted keys of ``ignore``; hex, 32 digits."""
-    settings = {key: value for key, value in _flatten(config).items() if key not in ignore}
+    """Digest of a resolved configuration without the dotted keys of ``ignore``; hex, 32 digits.
+
+    What is None is left out: a setting that did not exist when a run began, and is not set now.
+    """
+    settings = {
+        key: value
+        for key, value in _flatten(config).items()
+        if key not in ignore and value is not None
+    }
     text = to_json(dict(sorted(settings.items())))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -291,7 +298,7 @@ def _differences(
     return [
         f"{key}: {old.get(key, 'unset')!r} there, {new.get(key, 'unset')!r} here"
         for key in sorted(old.keys() | new.keys())
-        if key not in ignore and old.get(key, ...) != new.get(key, ...)
+        if key not in ignore and old.get(key) != new.get(key)
     ]
 
 

@@ -40,6 +40,17 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
     assert RunDir(run.path).claim(longer, ignore={"train.max_steps"}) is True
 
 
+def test_a_setting_that_is_newer_than_the_run_and_unset_is_no_difference(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "one")
+    run.claim(CONFIG)
+    run.append_metrics({"step": 0})
+    newer = {**CONFIG, "data": {"map": {}, "dev_fraction": None}}
+    assert RunDir(run.path).claim(newer) is True
+    cut = {**CONFIG, "data": {"map": {}, "dev_fraction": 0.2}}
+    with pytest.raises(CheckpointError, match=r"data\.dev_fraction: 'unset' there, 0\.2 here"):
+        RunDir(run.path).claim(cut)
+
+
 def test_a_run_that_never_began_makes_way(tmp_path: Path) -> None:
     """A typing error in --data-dir must not bind the folder to the settings it was made with."""
     run = RunDir(tmp_path / "one")
