@@ -7,12 +7,14 @@ everything takes plain values, above it everything takes :class:`Parts`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
+from jsarag.config.recipes import about_recipe
 from jsarag.config.schema import Config, LoraConfig
-from jsarag.data.registry import Dataset, load_dataset
+from jsarag.data.registry import Dataset
+from jsarag.data.selection import load_rows
 from jsarag.em.chains import ChainStore
 from jsarag.em.objectives import Objective, make_objective
 from jsarag.em.problem import EMSettings
@@ -76,20 +78,17 @@ def make_device(name: str) -> torch.device:
 
 
 def make_dataset(config: Config, splits: Iterable[str]) -> Dataset:
-    """The data set with the splits that will be used, training rows limited as configured."""
+    """The data set with the splits that will be used, rows chosen as configured."""
     data = config.data
-    dataset = load_dataset(
+    return load_rows(
         data.dataset,
         data_dir=data.data_dir,
         field_map=data.map,
-        splits=tuple(dict.fromkeys(splits)),
+        splits=splits,
+        dev_fraction=data.dev_fraction,
+        max_train_examples=data.max_train_examples,
+        about=about_recipe(data.dataset),
     )
-    limit, train = data.max_train_examples, dataset.splits.get("train", [])
-    if limit is None or limit >= len(train):
-        return dataset
-    note = f"data.max_train_examples: the first {limit:,} of {len(train):,} training rows are used"
-    splits = {**dataset.splits, "train": train[:limit]}
-    return replace(dataset, splits=splits, notes=(*dataset.notes, note))
 
 
 def make_encoder(config: Config) -> TextEncoder:
@@ -210,6 +209,7 @@ def make_parts(
     before_index: BeforeIndex | None = None,
     progress: Progress | None = None,
     device: str | None = None,
+    dataset: Dataset | None = None,
 ) -> Parts:
     """Data, models and indexes of a run.
 
@@ -221,9 +221,10 @@ def make_parts(
         generation: number of an index that is built.
         before_index: called once data and models are there.
         progress, device: told about passages embedded; overrides ``train.device``.
+        dataset: the data, where they have been read already.
     """
     where = make_device(device or config.train.device)
-    dataset = make_dataset(config, ("train", *splits))
+    dataset = dataset or make_dataset(config, ("train", *splits))
     retrievers, generator = make_models(config, dataset, where)
     if checkpoint is not None:
         retrievers.load_checkpoint_states(checkpoint.modules)

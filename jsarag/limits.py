@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 from jsarag.config.schema import Config
@@ -23,6 +24,11 @@ QUICK_SAMPLE = 2_000
 # A share of the tokens that nobody misses, such as the end of one long page among many.
 NEGLIGIBLE = 0.01
 _PASSAGES = "passages"
+# A limit that keeps this share of the passages whole is not paid for by all the others.
+_WHOLE = 0.995
+_LEAST = 8
+# A language model reads a title up to this part of the limit (`models.hf_prompts`).
+_TITLE_PART = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,45 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class FittingLimit:
+    """The limit that suits some passages.
+
+    Attributes:
+        setting: the limit's key.
+        limit: what 99.5 % of the passages need, or what the model can read if that is less.
+        readable: the most tokens the model itself can read.
+        texts, texts_cut: how many were measured, and how many of them are longer.
+        longest: tokens of the longest.
+        there: how many passages there are; more than ``texts`` where a sample was measured.
+    """
+
+    setting: str
+    limit: int
+    readable: int
+    texts: int
+    texts_cut: int
+    longest: int
+    there: int
+
+    def describe(self) -> str:
+        """The limit, why it is that, and what it cuts, in one sentence."""
+        sample = f" of a sample of {self.texts:,}" if self.texts < self.there else ""
+        if not self.texts_cut:
+            why = f"the longest of {self.texts:,} passages{sample}"
+        elif self.limit >= self.readable:
+            why = (
+                f"all that the model reads; {self.texts_cut:,} of {self.texts:,} passages{sample} "
+                f"are longer and are cut, the longest has {self.longest:,}"
+            )
+        else:
+            why = (
+                f"{_WHOLE:.1%} of {self.texts:,} passages{sample} are no longer; "
+                f"{self.texts_cut:,} are cut, the longest has {self.longest:,}"
+            )
+        return f"{self.setting}: {self.limit}, {why}"
+
+
+@dataclass(frozen=True, slots=True)
 class _Reader:
     """A tokeniser, and the longest input of its model."""
 
@@ -102,7 +147,7 @@ class _Reader:
         end: int = 0,
         there: int | None = None,
     ) -> Cut:
-        lengths = [end + len(row) for row in token_ids(self.tokenizer, texts, special=special)]
+        lengths = [end + length for length in self.lengths(texts, special=special)]
         over = [length - limit for length in lengths if length > limit]
         return Cut(
             kind=kind,
@@ -115,6 +160,23 @@ class _Reader:
             tokens_cut=sum(over),
             longest=max(lengths, default=0),
             there=len(texts) if there is None else there,
+        )
+
+    def lengths(self, texts: Sequence[str], *, special: bool = False) -> list[int]:
+        return [len(row) for row in token_ids(self.tokenizer, texts, special=special)]
+
+    def fit(self, setting: str, lengths: Sequence[int], there: int) -> FittingLimit:
+        ordered = sorted(lengths) or [0]
+        enough = ordered[ceil(_WHOLE * len(ordered)) - 1]
+        limit = max(_LEAST, min(self.readable, enough))
+        return FittingLimit(
+            setting=setting,
+            limit=limit,
+            readable=self.readable,
+            texts=len(lengths),
+            texts_cut=sum(length > limit for length in lengths),
+            longest=ordered[-1],
+            there=there,
         )
 
 
@@ -132,20 +194,66 @@ def measure_passages(
         BackendUnavailableError: a tokeniser is neither on this machine nor reachable.
     """
     encoder, generator = _readers(config)
-    chosen = passages[:: -(-len(passages) // sample)] if passages else ()
-    texts = [passage_text(passage) for passage in chosen]
-    prefixed = [config.retriever.passage_prefix + text for text in texts]
-    # A Hugging Face model's prompt has a place for the title; the others read it with the text.
-    if config.generator.model not in OFFLINE:
-        texts = [passage.text for passage in chosen]
+    chosen = _sampled(passages, sample)
     kind, there = _PASSAGES, len(passages)
     limits = config.retriever.max_passage_tokens, config.generator.max_passage_tokens
     return [
         encoder.cut(
-            kind, "retriever.max_passage_tokens", limits[0], prefixed, special=True, there=there
+            kind,
+            "retriever.max_passage_tokens",
+            limits[0],
+            _retriever_texts(config, chosen),
+            special=True,
+            there=there,
         ),
-        generator.cut(kind, "generator.max_passage_tokens", limits[1], texts, there=there),
+        generator.cut(
+            kind,
+            "generator.max_passage_tokens",
+            limits[1],
+            _generator_texts(config, chosen),
+            there=there,
+        ),
     ]
+
+
+def fitting_limits(
+    config: Config, passages: Sequence[Passage], *, sample: int = QUICK_SAMPLE
+) -> list[FittingLimit]:
+    """The passage limits of retriever and generator that suit a knowledge base.
+
+    Args:
+        config: names the models.
+        passages, sample: as for :func:`measure_passages`.
+
+    Raises:
+        BackendUnavailableError: a tokeniser is neither on this machine nor reachable.
+    """
+    encoder, generator = _readers(config)
+    chosen, there = _sampled(passages, sample), len(passages)
+    wanted = encoder.lengths(_retriever_texts(config, chosen), special=True)
+    read = generator.lengths(_generator_texts(config, chosen))
+    if config.generator.model not in OFFLINE:
+        titles = generator.lengths([passage.title for passage in chosen])
+        read = [max(text, _TITLE_PART * title) for text, title in zip(read, titles, strict=True)]
+    return [
+        encoder.fit("retriever.max_passage_tokens", wanted, there),
+        generator.fit("generator.max_passage_tokens", read, there),
+    ]
+
+
+def _sampled(passages: Sequence[Passage], sample: int) -> Sequence[Passage]:
+    return passages[:: -(-len(passages) // sample)] if passages else ()
+
+
+def _retriever_texts(config: Config, passages: Iterable[Passage]) -> list[str]:
+    return [config.retriever.passage_prefix + passage_text(passage) for passage in passages]
+
+
+def _generator_texts(config: Config, passages: Iterable[Passage]) -> list[str]:
+    # A Hugging Face model's prompt has a place for the title; the others read it with the text.
+    if config.generator.model not in OFFLINE:
+        return [passage.text for passage in passages]
+    return [passage_text(passage) for passage in passages]
 
 
 def measure_examples(config: Config, examples: Iterable[Example]) -> list[Cut]:

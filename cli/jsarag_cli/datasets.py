@@ -52,6 +52,12 @@ def known_datasets() -> list[dict[str, Any]]:
     return [{**entry, "recipe": entry["name"] in recipes} for entry in found]
 
 
+def _recipe_names() -> list[str]:
+    from jsarag.config.recipes import list_recipes
+
+    return list_recipes()
+
+
 def show_datasets(found: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Names with titles and files."""
     made = table("name", "recipe", "data set", "files")
@@ -63,6 +69,43 @@ def show_datasets(found: Sequence[Mapping[str, Any]], console: Console) -> None:
     console.print(made)
     console.print(
         "\nAny folder with kb.jsonl and train.jsonl is a data set, too: --dataset FOLDER",
+        style="dim",
+    )
+    others = sorted(set(_recipe_names()) - {entry["name"] for entry in found})
+    console.print(
+        f"Recipes for other folders: {', '.join(others)} (`jsarag train --list-recipes`)",
+        style="dim",
+        markup=False,
+    )
+
+
+def known_recipes() -> list[dict[str, str]]:
+    """Every shipped recipe: name, models, and what it is for and wants; JSON types."""
+    from jsarag.config.load import resolve
+    from jsarag.config.recipes import list_recipes, recipe_header
+
+    found = []
+    for name in list_recipes():
+        config = resolve(recipe=name, environment={}).config
+        found.append(
+            {
+                "name": name,
+                "retriever": config.retriever.model,
+                "generator": config.generator.model,
+                "about": recipe_header(name),
+            }
+        )
+    return found
+
+
+def show_recipes(found: Sequence[Mapping[str, str]], console: Console) -> None:
+    """Names with models, and what each is for."""
+    made = table("recipe", "retriever", "generator", "for")
+    for entry in found:
+        made.add_row(*(Text(entry[key]) for key in ("name", "retriever", "generator", "about")))
+    console.print(made)
+    console.print(
+        "\ntrain --dataset FOLDER --recipe NAME takes a recipe's settings for your data",
         style="dim",
     )
 
@@ -188,6 +231,7 @@ def measure_limits(
     """
     from jsarag.config.load import flag, resolve_run
     from jsarag.errors import BackendUnavailableError
+    from jsarag.fitting import fit_limits
     from jsarag.limits import measure_examples, measure_passages
     from jsarag_cli.output import note
 
@@ -195,11 +239,12 @@ def measure_limits(
     overrides = [
         flag(key, value, f"flag --{name}") for key, (name, value) in given.items() if value
     ]
-    config = resolve_run(dataset=dataset, recipe=recipe, overrides=overrides).config
+    resolved = resolve_run(dataset=dataset, recipe=recipe, overrides=overrides)
     if report.data is None:
         return []
     examples = [row for rows in report.data.splits.values() for row in rows]
     try:
+        config = fit_limits(resolved, report.data.kb.passages).config
         passages = measure_passages(config, report.data.kb.passages)
         return [*passages, *measure_examples(config, examples)]
     except BackendUnavailableError as error:

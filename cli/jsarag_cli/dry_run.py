@@ -23,16 +23,19 @@ def show_plan(resolved: Resolved, *, as_json: bool) -> None:
         DataError: the data cannot be read. MemoryForecastError: the run would not fit.
     """
     from jsarag.assemble import make_dataset, make_device, make_models
+    from jsarag.fitting import fit_data
     from jsarag.train.forecast import free_bytes, look_ahead, probe_run, require_fit
     from jsarag.train.support import fit_support
 
     resolved = fit_support(resolved)
+    # The data first: what is wrong with them should not stand below eighty settings.
+    dataset = make_dataset(resolved.config, ("train", resolved.config.eval.split))
+    resolved = fit_data(resolved, dataset)
     config = resolved.config
     if not as_json:
         for text in resolved.notes:
             note(text)
         _show_settings(resolved, result_console())
-    dataset = make_dataset(config, ("train", config.eval.split))
     device = make_device(config.train.device)
     retrievers, generator = make_models(config, dataset, device)
     probe = probe_run(config, dataset, retrievers, generator)

@@ -136,11 +136,20 @@ GENERATOR = Flag(
     _MODELS,
 )
 BATCH_SIZE = Flag("batch-size", "train.batch_size", "N", "Examples per micro step.", _STEPS)
-MAX_STEPS = Flag("max-steps", "train.max_steps", "N", "Optimizer steps.", _STEPS)
+MAX_STEPS = Flag(
+    "max-steps", "train.max_steps", "N", "Optimizer steps; default: by the number of rows.", _STEPS
+)
 
 TRAIN_FLAGS = (
     DATA_DIR,
     COLUMNS,
+    Flag(
+        "dev-fraction",
+        "data.dev_fraction",
+        "SHARE",
+        "Cut a dev split off the training rows where there is none.",
+        _MODELS,
+    ),
     Flag("retriever", "retriever.model", "NAME", "Encoder: minilm, a folder, a hub id.", _MODELS),
     GENERATOR,
     Flag("objective", "objective.name", "NAME", _OBJECTIVES, _OBJECTIVE),

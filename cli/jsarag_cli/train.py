@@ -45,6 +45,9 @@ def train(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the configuration's JSON Schema; stop.")
     ] = False,
+    list_recipes: Annotated[
+        bool, typer.Option("--list-recipes", help="Show the shipped recipes and their data; stop.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     processes: Annotated[
@@ -66,6 +69,9 @@ def train(
 
     if schema:
         print_json(json_schema())
+        return
+    if list_recipes:
+        _show_recipes(as_json=json)
         return
     if resume and (dataset, recipe, config) == (None, None, None):
         config = _own_config(overrides)
@@ -94,6 +100,16 @@ def _launch(processes: int) -> int:
     from jsarag.parallel.launch import launch
 
     return launch([sys.executable, "-m", "jsarag_cli", *sys.argv[1:]], processes)
+
+
+def _show_recipes(*, as_json: bool) -> None:
+    from jsarag_cli.datasets import known_recipes, show_recipes
+
+    found = known_recipes()
+    if as_json:
+        print_json({"recipes": found})
+    else:
+        show_recipes(found, result_console())
 
 
 def _own_config(overrides: Overrides) -> Path | None:

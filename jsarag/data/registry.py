@@ -65,6 +65,7 @@ def load_dataset(
     data_dir: Path | str | None = None,
     field_map: Mapping[str, str] = _NO_RENAMING,
     splits: Sequence[str] = ("train", "dev"),
+    about: str = "",
 ) -> Dataset:
     """Load a data set.
 
@@ -74,6 +75,7 @@ def load_dataset(
         data_dir: where the named data set lies: in a folder of its name there, or right there.
         field_map: our field -> the file's field; for our folders and for CSV.
         splits: which splits to read.
+        about: what is known of a data set that this package cannot name files for.
 
     Raises:
         DataError: unknown name, missing file or split, or a faulty row; says what to do.
@@ -86,7 +88,7 @@ def load_dataset(
     if named.exists():
         raise DataError("expected a folder, found a file; name the folder it lies in", path=named)
     if data_dir is None:
-        raise DataError(_unknown(dataset))
+        raise DataError(_unknown(dataset, about))
     return _under(Path(data_dir).expanduser(), dataset, field_map, splits)
 
 
@@ -216,8 +218,9 @@ def _fix(folder: Path, name: str) -> str:
         if name != "dev.jsonl" or find_split(folder, "train") is None:
             return f"add {name}"
         return (
-            f"add {name}, or cut it off the training rows: "
-            f"`jsarag data convert {folder} FOLDER --dev-fraction 0.2`"
+            f"add {name}, or cut it off the training rows: `jsarag train --dataset {folder} "
+            f"--dev-fraction 0.2`, or once for all: `jsarag data convert {folder} FOLDER "
+            "--dev-fraction 0.2`"
         )
     if any(_is_document(entry) for entry in folder.iterdir()):
         return (
@@ -233,11 +236,16 @@ def _is_document(entry: Path) -> bool:
     return any(name.suffix.lower() in SUFFIXES for name in names)
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, about: str) -> str:
     if name in all_formats():
         return (
             f"'{name}' is published by others and not part of this package; give the folder with "
             f"its files (--data-dir FOLDER). {all_formats()[name].what_to_put(Path('FOLDER'))}"
+        )
+    if about:
+        return (
+            f"'{name}' is not part of this package, and there is no such folder here. {about} A "
+            f"folder has {KB_FILE}, train.jsonl and dev.jsonl (docs/formats.md)"
         )
     known = [DEMO, *all_formats()]
     close = difflib.get_close_matches(name, known, n=1)

@@ -16,13 +16,14 @@ from typing import Any, Protocol
 
 import torch
 
-from jsarag.assemble import OpenIndex, Parts, make_parts, make_run_objective
+from jsarag.assemble import OpenIndex, Parts, make_dataset, make_parts, make_run_objective
 from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
 from jsarag.data.registry import Dataset
 from jsarag.errors import CheckpointError, GuardError, LostProcessError, NumericalError
 from jsarag.eval.evaluate import METRICS_FILE, Evaluation, write
 from jsarag.eval.evaluate import Progress as EvalProgress
+from jsarag.fitting import fit_data, is_fitted
 from jsarag.index.flat import FlatIndex
 from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint
 from jsarag.io.peak import forget_peak, highest_bytes
@@ -162,15 +163,23 @@ def run_training(
         torch.set_num_threads(config.train.threads)
     with join(config.train.device) as team:
         require_divisible(config, team)
+        run_dir = RunDir(config.output.output_dir or default_folder(config))
+        if resume and team.leads:
+            _require_run(run_dir)
+        dataset = None
+        if is_fitted(resolved):  # each process by itself: they choose alike
+            dataset = make_dataset(config, ("train", config.eval.split))
+            resolved = fit_data(resolved, dataset)
         if team.leads:
-            return _lead(resolved, team, resume=resume, reporter=reporter or SilentReporter())
-        return TrainResult.of_words(follow(config, team, make_run))
+            return _lead(resolved, team, run_dir, dataset, reporter or SilentReporter())
+        return TrainResult.of_words(follow(resolved.config, team, make_run))
 
 
-def _lead(resolved: Resolved, team: Team, *, resume: bool, reporter: Reporter) -> TrainResult:
+def _lead(
+    resolved: Resolved, team: Team, run_dir: RunDir, dataset: Dataset | None, reporter: Reporter
+) -> TrainResult:
     config = resolved.config
-    run_dir = RunDir(config.output.output_dir or default_folder(config))
-    checkpoint = _claim(run_dir, resolved, resume=resume)
+    checkpoint = _claim(run_dir, resolved)
     team.meet(
         "run",
         {
@@ -187,7 +196,7 @@ def _lead(resolved: Resolved, team: Team, *, resume: bool, reporter: Reporter) -
         step=0 if checkpoint is None else checkpoint.step,
     )
     try:
-        return _run(resolved, run_dir, checkpoint, tracking, team)
+        return _run(resolved, run_dir, checkpoint, tracking, team, dataset)
     finally:
         tracking.close()
 
@@ -198,6 +207,7 @@ def _run(
     checkpoint: Checkpoint | None,
     reporter: Reporter,
     team: Team,
+    dataset: Dataset | None,
 ) -> TrainResult:
     config = resolved.config
     generation = _generation(checkpoint)
@@ -212,6 +222,7 @@ def _run(
         generation=generation,
         before_index=ahead,
         progress=lambda done, total: reporter.advance(done),
+        dataset=dataset,
     )
     for note in (*resolved.notes, *parts.dataset.notes):
         tell(note)
@@ -346,13 +357,17 @@ class _LookAhead:
             self._probe.save(self._path)
 
 
-def _claim(run_dir: RunDir, resolved: Resolved, *, resume: bool) -> Checkpoint | None:
-    """Make the folder ours; the checkpoint to continue from, or None."""
-    if resume and not run_dir.run_path.is_file():  # before a folder is made
+def _require_run(run_dir: RunDir) -> None:
+    """Before data are read and a folder is made: there is something to resume."""
+    if not run_dir.run_path.is_file():
         raise CheckpointError(
             f"{run_dir.path}: expected a run to resume, found none; start without --resume, or "
             "give the --output-dir of the run to continue"
         )
+
+
+def _claim(run_dir: RunDir, resolved: Resolved) -> Checkpoint | None:
+    """Make the folder ours; the checkpoint to continue from, or None."""
     ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=MAY_CHANGE)
     found = latest_step(run_dir) if ours else None
     run_dir.write_config(resolved.to_yaml())

@@ -37,6 +37,7 @@ def test_list_names_demo_and_formats_with_their_files(cli: Cli) -> None:
     text = cli("data", "list").out
     assert "demo" in text
     assert "Wizard of Wikipedia" in text
+    assert "doc2dial, doqa_cooking, sktod (`jsarag train --list-recipes`)" in " ".join(text.split())
 
 
 def test_a_sound_folder_is_fine(cli: Cli, folder: Path) -> None:
@@ -47,6 +48,18 @@ def test_a_sound_folder_is_fine(cli: Cli, folder: Path) -> None:
     assert report["ok"] is True
     assert report["kb"]["passages"] == 2
     assert report["splits"]["dev"]["rows"] == 1
+
+
+def test_passages_nearly_alike_and_leaks_are_shown(cli: Cli, folder: Path) -> None:
+    text = "the tower clock needs oil every spring and a new rope every second year or so"
+    alike = ({"id": "a", "text": text}, {"id": "b", "text": text.replace("rope", "bell")})
+    write_rows(folder / "kb.jsonl", *alike)
+    write_rows(folder / "dev.jsonl", {**ROW, "id": "q2", "question": "What needs oil"})
+    shown = cli("data", "check", str(folder)).out
+    assert "nearly alike (76% of their word pairs): a and b" in shown
+    assert alike[1]["text"] in shown
+    assert "1 passages say nearly what an earlier one says" in shown
+    assert "1 rows have a context that is also in train (0 of them word for word, 1" in shown
 
 
 def test_every_problem_is_shown_and_the_code_is_3(cli: Cli, folder: Path) -> None:
@@ -161,10 +174,12 @@ def test_fetch_without_an_address_says_which_files_are_needed(cli: Cli) -> None:
 def test_check_says_what_the_token_limits_cut(cli: Cli, folder: Path) -> None:
     assert "no text is longer than the token limits" in cli("data", "check", str(folder)).out
     write_rows(folder / "kb.jsonl", {"id": "a", "text": "oil the tower clock " * 100}, PASSAGES[1])
-    ended = cli("data", "check", str(folder))
+    # Without a recipe the limits are what the passages need, as in training.
+    assert "max_passage_tokens" not in cli("data", "check", str(folder)).out
+    ended = cli("data", "check", str(folder), "--recipe", "demo")
     assert ended.code == 0
     for part in ("retriever", "generator"):
-        assert f"{part}.max_passage_tokens=160 cuts 1 of 2 passages" in ended.out
+        assert f"{part}.max_passage_tokens=64 cuts 1 of 2 passages" in ended.out
         assert f"--set {part}.max_passage_tokens=" in ended.out
     record = cli("data", "check", str(folder), "--recipe", "demo", "--json").json
     cuts = {cut["setting"]: cut for cut in record["limits"]}

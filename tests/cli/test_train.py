@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from jsarag.config.keys import known_keys
 from jsarag.config.load import flag
+from jsarag.config.recipes import list_recipes
 from jsarag.em.objectives import objective_names
 from jsarag.errors import (
     BackendUnavailableError,
@@ -263,6 +265,26 @@ class TestEnds:
         assert "Traceback (most recent call last)" in ended.err
 
 
+class TestRecipes:
+    def test_they_are_listed_with_what_they_want(self, cli: Cli, training: Any) -> None:
+        found = {
+            item["name"]: item for item in cli("train", "--list-recipes", "--json").json["recipes"]
+        }
+        assert set(found) == set(list_recipes())
+        assert found["sktod"]["retriever"] == "minilm"
+        assert "Give the converted folder" in found["sktod"]["about"]
+        text = cli("train", "--list-recipes").out
+        assert all(name in text for name in list_recipes())
+        assert training.resolved is None
+
+    def test_one_without_its_data_says_what_it_wants(self, cli: Cli) -> None:
+        ended = cli("train", "--recipe", "sktod", "--dry-run")
+        assert ended.code == 3
+        assert "SK-TOD" in ended.err
+        assert "Give the converted folder: --dataset FOLDER or --data-dir FOLDER" in ended.err
+        assert "kb.jsonl" in ended.err
+
+
 class TestDryRun:
     def test_it_shows_settings_with_sources_and_trains_nothing(
         self, cli: Cli, training: Any
@@ -283,6 +305,35 @@ class TestDryRun:
         file.write_text(printed, encoding="utf-8")
         assert cli("train", str(file)).code == 0
         assert training.resolved.config.train.seed == 5
+
+    def test_what_is_wrong_with_the_data_is_all_that_is_said(
+        self, cli: Cli, training: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "bad").mkdir()
+        ended = cli("train", "--dataset", "bad", "--dry-run")
+        assert (ended.code, ended.out) == (3, "")
+        assert "expected kb.jsonl" in ended.err
+
+    def test_settings_that_fit_the_data_are_shown_with_their_reason(
+        self, cli: Cli, training: Any, tmp_path: Path
+    ) -> None:
+        rows = [
+            json.dumps({"id": str(n), "question": f"number {n}", "answers": [f"a{n}"]})
+            for n in range(68)
+        ]
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "kb.jsonl").write_text('{"id": "a", "text": "red"}', encoding="utf-8")
+        (tmp_path / "mine" / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        given = ("train", "--dataset", "mine", "--generator", "query-likelihood", "--dry-run")
+        without = cli(*given)
+        assert without.code == 3
+        assert "--dev-fraction 0.2" in without.err
+        ended = cli(*given, "--dev-fraction", "0.25")
+        assert ended.code == 0, ended.err
+        assert "  max_steps: 30  # 51 rows\n" in ended.out
+        assert "  max_passage_tokens: 8  # 1 passages\n" in ended.out
+        assert "train 51, dev 17" in ended.out
+        assert "30 steps, 9.4 passes over 51 rows" in ended.err
 
     def test_json_has_config_sources_and_forecast(self, cli: Cli, training: Any) -> None:
         found = cli("train", "--dataset", "demo", "--dry-run", "--json").json

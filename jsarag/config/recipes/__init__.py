@@ -7,6 +7,7 @@ the offline generator it was made for.
 from __future__ import annotations
 
 from importlib import resources
+from itertools import takewhile
 
 from jsarag.config.keys import nearest
 from jsarag.errors import ConfigError
@@ -34,3 +35,14 @@ def recipe_text(name: str) -> str:
         advice = f"did you mean '{guess}'? " if guess else ""
         raise ConfigError(f"no recipe '{name}'; {advice}Shipped: {', '.join(known)}")
     return (resources.files(__package__ or __name__) / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def recipe_header(name: str) -> str:
+    """What a recipe is for and what data it wants: the comment it begins with, on one line."""
+    lines = recipe_text(name).splitlines()
+    return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line[:1] == "#", lines))
+
+
+def about_recipe(name: str) -> str:
+    """A recipe's name and header as a message needs them; empty where none is of that name."""
+    return f"Recipe {name}: {recipe_header(name)}" if name in list_recipes() else ""
