@@ -335,7 +335,10 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 def test_the_shipped_recipes() -> None:
     assert list_recipes() == sorted(
-        ["demo", "doc2dial", "doqa", "doqa_cooking", "nq", "sktod", "wow"]
+        [
+            *("demo", "doc2dial", "doqa", "doqa_cooking", "msmarco", "nq", "orquac", "sktod"),
+            *("triviaqa", "wow"),
+        ]
     )
     for name in list_recipes():
         config = resolve(recipe=name, environment={}).config
