@@ -28,16 +28,16 @@ def show_plan(resolved: Resolved, *, as_json: bool) -> None:
     from jsarag.train.support import fit_support
 
     resolved = fit_support(resolved)
-    # The data first: what is wrong with them should not stand below eighty settings.
+    # Data and models first: what is wrong with them should not stand below eighty settings.
     dataset = make_dataset(resolved.config, ("train", resolved.config.eval.split))
     resolved = fit_data(resolved, dataset)
     config = resolved.config
+    device = make_device(config.train.device)
+    retrievers, generator = make_models(config, dataset, device)
     if not as_json:
         for text in resolved.notes:
             note(text)
         _show_settings(resolved, result_console())
-    device = make_device(config.train.device)
-    retrievers, generator = make_models(config, dataset, device)
     probe = probe_run(config, dataset, retrievers, generator)
     forecast = look_ahead(config, dataset, retrievers, generator, probe)
     available = free_bytes(device)

@@ -306,13 +306,16 @@ class TestDryRun:
         assert cli("train", str(file)).code == 0
         assert training.resolved.config.train.seed == 5
 
-    def test_what_is_wrong_with_the_data_is_all_that_is_said(
+    def test_what_is_wrong_with_data_or_models_is_all_that_is_said(
         self, cli: Cli, training: Any, tmp_path: Path
     ) -> None:
         (tmp_path / "bad").mkdir()
         ended = cli("train", "--dataset", "bad", "--dry-run")
         assert (ended.code, ended.out) == (3, "")
         assert "expected kb.jsonl" in ended.err
+        ended = cli("train", "--dataset", "demo", "--retriever", "./nowhere", "--dry-run")
+        assert (ended.code, ended.out) == (2, "")
+        assert "expected a folder with config.json" in ended.err
 
     def test_settings_that_fit_the_data_are_shown_with_their_reason(
         self, cli: Cli, training: Any, tmp_path: Path
