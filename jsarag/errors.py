@@ -76,6 +76,12 @@ class CheckpointError(JsaragError):
     exit_code = 4
 
 
+class StorageError(JsaragError):
+    """The system refuses to read or write: a full disk, rights, limits; names path and fix."""
+
+    exit_code = 4
+
+
 class IndexStaleError(JsaragError):
     """An index does not belong to the encoder or knowledge base it is opened with."""
 

@@ -34,13 +34,15 @@ from jsarag.train.probe import PROBE_FILE, Probe
 class OpenRun:
     """A run folder opened for use: its configuration and its parts, trained or as they began.
 
-    ``step`` is the checkpoint's, None for parts as they were before training.
+    ``step`` is the checkpoint's, None for parts as they were before training. ``note``: that
+    another state than the expected one was opened, and why.
     """
 
     run_dir: RunDir
     config: Config
     parts: Parts
     step: int | None
+    note: str | None = None
 
 
 def index_folder(run_dir: RunDir, part: PartName, generation: int) -> Path:
@@ -49,7 +51,9 @@ def index_folder(run_dir: RunDir, part: PartName, generation: int) -> Path:
     return folder if part == "passages" else folder.with_name(f"posterior-{folder.name}")
 
 
-def saved_index(run_dir: RunDir, generation: int, *, may_lag: bool = False) -> OpenIndex:
+def saved_index(
+    run_dir: RunDir, generation: int, *, may_lag: bool = False, check: bool = True
+) -> OpenIndex:
     """Opens a run's index of a generation, where it exists and belongs to the models at hand.
 
     Args:
@@ -57,6 +61,7 @@ def saved_index(run_dir: RunDir, generation: int, *, may_lag: bool = False) -> O
         generation: of the index.
         may_lag: accept vectors that an earlier state of the same passage encoder made, as they are
             between two rebuilds; a run that is continued must find exactly those.
+        check: compare the vectors with their checksums.
     """
 
     def find(part: PartName, retrievers: RetrieverParts, dataset: Dataset) -> FlatIndex | None:
@@ -67,7 +72,7 @@ def saved_index(run_dir: RunDir, generation: int, *, may_lag: bool = False) -> O
         if may_lag:
             expected.pop("weights_digest")
         try:
-            return FlatIndex.open(folder, expected)
+            return FlatIndex.open(folder, expected, check=check)
         except IndexStaleError:
             return None
 
@@ -86,7 +91,7 @@ def open_encoders(path: Path | str, *, device: str = "auto") -> RetrieverParts:
     """
     run_dir = RunDir(path)
     run_dir.identity()
-    config = load_run_config(run_dir.config_path).config
+    config = load_run_config(run_dir.check_config()).config
     checkpoint = served_checkpoint(run_dir)
     retrievers = make_retrievers(config, make_encoder(config))
     retrievers.load_checkpoint_states(checkpoint.modules)
@@ -117,14 +122,14 @@ def open_run(
     """
     run_dir = RunDir(path)
     run_dir.identity()
-    config = load_run_config(run_dir.config_path, overrides).config
+    config = load_run_config(run_dir.check_config(), overrides).config
     checkpoint = None if untrained else served_checkpoint(run_dir)
-    generation = 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
+    generation = 0 if checkpoint is None else int(checkpoint.value("progress", "generation"))
     parts = make_parts(
         config,
         splits=(split or config.eval.split,),
         checkpoint=checkpoint,
-        open_index=saved_index(run_dir, generation),
+        open_index=saved_index(run_dir, generation, check=config.index.verify == "open"),
         generation=generation,
         progress=progress,
         device=device,
@@ -134,4 +139,6 @@ def open_run(
         parts.generator.bf16 = Probe.load(probe).precision.bf16
     parts.retrievers.eval()
     parts.generator.eval()
-    return OpenRun(run_dir, config, parts, None if checkpoint is None else checkpoint.step)
+    if checkpoint is None:
+        return OpenRun(run_dir, config, parts, None)
+    return OpenRun(run_dir, config, parts, checkpoint.step, checkpoint.note)

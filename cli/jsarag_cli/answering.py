@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from jsarag_cli.output import note_conversions
+from jsarag_cli.output import note_choice, note_conversions
 
 if TYPE_CHECKING:
     from jsarag.models.generator import Generator
@@ -56,6 +56,7 @@ def answer_question(
 
     example = make_example(question, history)
     opened = open_run(run, device=device)
+    note_choice(opened)
     data, evaluation = opened.config.data, opened.config.eval
     parts = opened.parts
     depth = max(k, evaluation.decoding_passages)

@@ -133,7 +133,7 @@ def compare_runs(runs: Sequence[Path]) -> dict[str, Any]:
     for path in runs:
         run_dir = RunDir(path)
         run_dir.identity()
-        split = load_run_config(run_dir.config_path).config.eval.split
+        split = load_run_config(run_dir.check_config()).config.eval.split
         predictions.append(read_predictions(run_dir.eval_path(split)))
     comparisons = []
     for path, found in zip(runs[1:], predictions[1:], strict=True):

@@ -86,7 +86,7 @@ def examine_run(path: Path) -> dict[str, Any]:
     run.identity()
     rows = run.read_metrics()
     training = [row for row in rows if row.get("kind") == "train"]
-    events = run.events_path.read_text(encoding="utf-8") if run.events_path.exists() else ""
+    events = run.events_path.read_text("utf-8", "replace") if run.events_path.exists() else ""
     findings = [
         *_evidence(rows),
         *_acceptance(training),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jsarag_cli.output import note, print_json, result_console
+from jsarag_cli.output import note, note_choice, print_json, result_console
 from jsarag_cli.progress import make_reporter, staged
 from jsarag_cli.settings import EVAL_FLAGS, Overrides, with_settings
 
@@ -63,6 +63,7 @@ def evaluate(
     with make_reporter(quiet=quiet) as reporter:
         reporter.stage("open run", None)
         opened = open_run(run, untrained=untrained, split=split, device=device, overrides=overrides)
+        note_choice(opened)
         evaluation = evaluate_run(opened, split, engine=engine, progress=staged(reporter))
     name = (split or opened.config.eval.split) + ("-untrained" if untrained else "")
     folder = output or opened.run_dir.eval_path(name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from jsarag_cli.output import table
+from jsarag_cli.output import note_choice, table
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -45,11 +45,12 @@ def export_run(
 
     run_dir = RunDir(run)
     run_dir.identity()
-    config = load_run_config(run_dir.config_path).config
+    config = load_run_config(run_dir.check_config()).config
     request.check(config)
     require_free(dest, force=request.force)
     reporter.stage("open run", None)
     opened = open_run(run, device=device)
+    note_choice(opened)
     reporter.stage(f"export to {request.to}", None)
     serves = request.verify and request.to == "sentence-transformers"
     return export(opened, dest, request, served=server_of(opened) if serves else None)

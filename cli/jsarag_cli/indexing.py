@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jsarag_cli.output import note_choice
+
 if TYPE_CHECKING:
     from jsarag.data.knowledge_base import KnowledgeBase
     from jsarag.index.flat import FlatIndex
@@ -225,6 +227,7 @@ def rebuild_run(run: Path, *, output: Path | None, device: str | None, reporter:
 
     reporter.stage("open run", None)
     opened = open_run(run, device=device)
+    note_choice(opened)
     parts = opened.parts
     generation = parts.prior_index.generation
     folder = output or index_folder(opened.run_dir, "passages", generation)
@@ -311,8 +314,15 @@ def encoder_choice(manifest: Manifest) -> EncoderChoice | None:
     return EncoderChoice(**kept) if isinstance(kept, dict) else None
 
 
-def open_folder(folder: Path, device: str) -> tuple[FlatIndex, TextEncoder, str]:
+def open_folder(
+    folder: Path, device: str, *, check: bool = True
+) -> tuple[FlatIndex, TextEncoder, str]:
     """An index folder of ``jsarag index build``: index, query encoder, name.
+
+    Args:
+        folder: the index.
+        device: where its vectors and its encoder go.
+        check: compare the vectors with their checksums.
 
     Raises:
         ConfigError: a run wrote the folder; its prior is the query encoder, so open the run.
@@ -333,6 +343,6 @@ def open_folder(folder: Path, device: str) -> tuple[FlatIndex, TextEncoder, str]
             f"run's folder instead ({run})"
         )
     encoders = choice.load(device)
-    index = FlatIndex.open(folder, index_spec(encoders.passages))
+    index = FlatIndex.open(folder, index_spec(encoders.passages), check=check)
     index.embeddings = index.embeddings.to(encoders.passages.device)
     return index, encoders.queries, str(manifest.extra.get("name") or folder.name)

@@ -130,6 +130,12 @@ def run(arguments: list[str]) -> int:
             note("interrupted", level="warning")
         return 130
     except Exception as error:  # noqa: BLE001 - the one place; all else has been named already
+        from jsarag.io.faults import is_fault, storage_error
+
+        if isinstance(error, OSError) and is_fault(error) and not debug:
+            fault = storage_error(error.filename or "the working folder", error)
+            note(str(fault), level="error")
+            return fault.exit_code
         _report(error, debug)
         return 1
     return 0

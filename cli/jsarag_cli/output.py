@@ -9,11 +9,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from jsarag.runs import OpenRun
 
 _PLAIN_WIDTH = 100
 
@@ -60,6 +63,12 @@ def note(text: str, *, level: str = "note") -> None:
     style = {"note": "cyan", "warning": "yellow", "error": "bold red"}[level]
     line = Text.assemble((f"{level}: ", style), text)
     log_console().print(line, soft_wrap=True, highlight=False)
+
+
+def note_choice(opened: OpenRun) -> None:
+    """Say that another state of a run than the expected one was opened, and why."""
+    if opened.note is not None:
+        note(opened.note, level="warning")
 
 
 def note_conversions(*models: str) -> None:

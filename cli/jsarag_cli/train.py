@@ -117,8 +117,8 @@ def _own_config(overrides: Overrides) -> Path | None:
     from jsarag.io.run_dir import RunDir
 
     folders = [setting.value for setting in overrides if setting.key == "output.output_dir"]
-    path = RunDir(folders[-1]).config_path if folders else None
-    return path if path is not None and path.is_file() else None
+    run_dir = RunDir(folders[-1]) if folders else None
+    return run_dir.check_config() if run_dir is not None and run_dir.run_path.is_file() else None
 
 
 def require_no_worse(result: TrainResult) -> None:

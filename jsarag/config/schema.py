@@ -211,6 +211,9 @@ class IndexConfig(Group):
         description="'start-end:every,...' in steps; empty: never; needs trained passages",
     )
     batch_size: int = Field(default=64, ge=1)
+    verify: Literal["open", "never"] = Field(
+        default="open", description="when vectors are compared with their checksums"
+    )
     cache_dir: Path | None = Field(default=None, description="keep and reuse unchanged embeddings")
     path: Path | None = Field(
         default=None,

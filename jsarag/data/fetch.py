@@ -23,6 +23,8 @@ from jsarag.io.atomic import write_json
 from jsarag.io.digests import FileRecord
 
 RECORD = "fetched.json"
+# A published file may be exchanged on purpose, which a fast checksum would not notice.
+_ALGORITHM = "sha256"
 _BLOCK = 2**20
 _SCHEMES = ("http", "https", "file")
 
@@ -104,18 +106,18 @@ def fetch(
             "kept, so the same command goes on from there. Or bring the files yourself: "
             f"{format_.what_to_put(folder)}"
         ) from error
-    record = FileRecord.of(part)
+    record = FileRecord.of(part, _ALGORITHM)
     if recorded is not None and record != _file_record(recorded):
         part.unlink()
         raise DataError(
-            f"the file at {_without_secrets(url)} has sha256 {record.sha256[:12]}..., "
+            f"the file at {_without_secrets(url)} has sha256 {record.digest[:12]}..., "
             f"{folder / RECORD} recorded {recorded['sha256'][:12]}...; it was changed or cut. "
             "Fetch again, or remove its entry if the new one is right",
             path=path,
         )
     part.rename(path)
     _record(folder, path.name, record, url)
-    return Fetched(path, record.bytes, record.sha256, downloaded=True, first=recorded is None)
+    return Fetched(path, record.bytes, record.digest, downloaded=True, first=recorded is None)
 
 
 def verify(target: Path | str) -> list[str]:
@@ -129,7 +131,7 @@ def verify(target: Path | str) -> list[str]:
 
 def _found(path: Path, recorded: Mapping[str, Any] | None, url: str) -> Fetched:
     """A file that is there already: verified, or recorded as the user's own."""
-    record = FileRecord.of(path)
+    record = FileRecord.of(path, _ALGORITHM)
     if recorded is None:
         _record(path.parent, path.name, record, url)
     elif (problem := _file_record(recorded).problem(path)) is not None:
@@ -138,7 +140,7 @@ def _found(path: Path, recorded: Mapping[str, Any] | None, url: str) -> Fetched:
             "again, or remove its entry if the file is right",
             path=path,
         )
-    return Fetched(path, record.bytes, record.sha256, downloaded=False, first=recorded is None)
+    return Fetched(path, record.bytes, record.digest, downloaded=False, first=recorded is None)
 
 
 def _download(url: str, part: Path, progress: Progress | None, timeout_s: float) -> None:
@@ -205,12 +207,12 @@ def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _record(folder: Path, name: str, record: FileRecord, url: str) -> None:
-    entry = {"bytes": record.bytes, "sha256": record.sha256, "url": _without_secrets(url)}
+    entry = {"bytes": record.bytes, "sha256": record.digest, "url": _without_secrets(url)}
     write_json(folder / RECORD, {**_recorded(folder), name: entry})
 
 
 def _file_record(entry: Mapping[str, Any]) -> FileRecord:
-    return FileRecord(bytes=int(entry["bytes"]), sha256=str(entry["sha256"]))
+    return FileRecord(int(entry["bytes"]), str(entry["sha256"]), _ALGORITHM)
 
 
 def _without_secrets(url: str) -> str:

@@ -16,6 +16,7 @@ from jsarag.errors import DataError
 from jsarag.eval.evaluate import PREDICTIONS_FILE
 from jsarag.eval.generation import scores_from_rows
 from jsarag.eval.significance import Difference, Statistic, differences, group_rows, mean_statistic
+from jsarag.io.faults import storage_error
 
 Row = Mapping[str, Any]
 
@@ -85,6 +86,14 @@ def read_predictions(folder: Path | str) -> list[dict[str, Any]]:
             "expected an evaluation's predictions, found no such file; run `jsarag eval` first",
             path=path,
         ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"expected UTF-8, found byte 0x{error.object[error.start]:02x} at position "
+            f"{error.start}; evaluate again",
+            path=path,
+        ) from error
+    except OSError as error:
+        raise storage_error(path, error) from error
     rows = []
     # Not splitlines(): texts may hold U+2028 and its like, which JSON leaves as they are.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -98,6 +107,10 @@ def read_predictions(folder: Path | str) -> list[dict[str, Any]]:
                 path=path,
                 line=number,
             ) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                "expected one JSON object per line; evaluate again", path=path, line=number
+            )
         rows.append(row)
     return rows
 

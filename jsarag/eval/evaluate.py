@@ -32,7 +32,8 @@ from jsarag.eval.significance import IntArray, Statistic, group_rows, intervals
 from jsarag.index.engines import EXACT
 from jsarag.index.interfaces import SearchIndex
 from jsarag.index.rows import excluded_rows
-from jsarag.io.atomic import write_folder, write_json, write_jsonl
+from jsarag.io.atomic import write_folder, write_jsonl
+from jsarag.io.records import write_record
 from jsarag.models.generator import Generator
 from jsarag.types import Example, Passage
 
@@ -184,7 +185,7 @@ def evaluate(
 def write(evaluation: Evaluation, folder: Path | str) -> None:
     """Write ``metrics.json`` and ``predictions.jsonl``; an earlier evaluation there is replaced."""
     with write_folder(folder) as temporary:
-        write_json(temporary / METRICS_FILE, evaluation.to_json())
+        write_record(temporary / METRICS_FILE, evaluation.to_json())
         write_jsonl(temporary / PREDICTIONS_FILE, evaluation.predictions)
 
 

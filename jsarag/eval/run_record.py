@@ -6,7 +6,6 @@ that is damaged is missing and noted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from jsarag.errors import DataError
+from jsarag.errors import DataError, JsaragError
 from jsarag.eval.compare import Comparison, compare_predictions, read_predictions
 from jsarag.eval.evaluate import METRICS_FILE, PREDICTIONS_FILE
+from jsarag.io.records import read_record
 from jsarag.io.run_dir import RunDir
 
 _BEFORE = "-before"
@@ -157,22 +157,20 @@ def _parsed_config(run_dir: RunDir, text: str, problems: list[str]) -> dict[str,
 
 def _metric_rows(run_dir: RunDir, problems: list[str]) -> list[dict[str, Any]]:
     try:
-        return [row for row in run_dir.read_metrics() if isinstance(row, dict)]
-    except ValueError as error:
+        return run_dir.read_metrics()
+    except JsaragError as error:
         problems.append(f"{run_dir.metrics_path.name} is damaged ({error})")
         return []
 
 
 def _json_object(path: Path, problems: list[str]) -> dict[str, Any]:
-    text = _read_text(path)
-    if not text:
+    if not path.exists():
         return {}
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        problems.append(f"{path.name} is no JSON ({error})")
+        return read_record(path, fix="the report leaves it out")
+    except JsaragError as error:
+        problems.append(f"{path.name} is damaged ({error})")
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _finished(rows: list[dict[str, Any]]) -> bool:

@@ -19,10 +19,13 @@ from jsarag.index import shards
 from jsarag.index.generations import current_folder
 from jsarag.index.interfaces import KnowledgeBaseLike
 from jsarag.index.manifest import Manifest
+from jsarag.index.memory import available_memory_bytes
 from jsarag.index.store import write_store
-from jsarag.io.atomic import is_complete, recover_folder, write_folder
+from jsarag.io.atomic import COMPLETE, is_complete, recover_folder, write_folder
 
 _DRIFT_ROWS = 65_536
+# Of free memory, an index that is opened may fill this much; a larger one is mapped.
+_MEMORY_SHARE = 0.75
 _DTYPES = (*shards.DTYPES.values(), torch.float64)
 
 
@@ -227,12 +230,22 @@ class FlatIndex:
         return record
 
     @classmethod
-    def open(cls, folder: Path | str, expected: Mapping[str, Any] | None = None) -> Self:
-        """Map an index folder; sizes are checked, checksums are ``verify``'s.
+    def open(
+        cls,
+        folder: Path | str,
+        expected: Mapping[str, Any] | None = None,
+        *,
+        check: bool = True,
+    ) -> Self:
+        """Read an index folder's vectors: into memory where they fit, else they are mapped.
+
+        The passage store beside them is ``PassageStore``'s.
 
         Args:
             folder: what :meth:`save` wrote.
             expected: fields the index must have (:func:`~jsarag.index.interfaces.index_spec`).
+            check: compare the vectors with their checksums, at 3 to 4 GB/s from the system's cache;
+                the manifest and all sizes are compared anyway.
 
         Raises:
             CheckpointError: no index, unfinished or damaged; names the file.
@@ -243,9 +256,20 @@ class FlatIndex:
         folder = current_folder(folder)
         manifest = Manifest.read(folder)
         if not is_complete(folder):
-            raise CheckpointError(f"{folder}: the index was never finished; build it again")
+            raise CheckpointError(
+                f"{folder / COMPLETE}: the file is missing, so the index may never have been "
+                f"finished; {shards.FIX}"
+            )
         manifest.require(expected or {}, folder)
         dtype = shards.dtype_of(manifest.dtype)
         shards.check_layout(folder, manifest.shards, manifest.count, manifest.width, dtype)
-        embeddings = shards.read_shards(folder, manifest.shards, manifest.width, dtype)
+        size = manifest.count * manifest.width * dtype.itemsize
+        embeddings = shards.read_shards(
+            folder,
+            manifest.shards,
+            manifest.width,
+            dtype,
+            check=check,
+            in_memory=size <= _MEMORY_SHARE * available_memory_bytes(),
+        )
         return cls(embeddings, manifest.generation, manifest.encoder)

@@ -6,7 +6,6 @@ Reads, writes and compares the record; the vectors are ``shards.py``'s, the pass
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,13 @@ from typing import Any
 
 from jsarag._version import __version__
 from jsarag.errors import CheckpointError, IndexStaleError
-from jsarag.index.shards import Shard
-from jsarag.io.atomic import write_json
+from jsarag.index.shards import FIX, Shard
 from jsarag.io.digests import FileRecord
+from jsarag.io.records import CHECKSUM, read_json, read_record, write_record
 
-FORMAT_VERSION = 1
+# Version 1 had no checksum of the manifest itself, and SHA-256 of the files.
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, 2)
 NAME = "manifest.json"
 # The same weights may be known by a hub id, a folder or a run's checkpoint: digests decide.
 _NOT_COMPARED = frozenset({"model"})
@@ -55,22 +56,23 @@ class Manifest:
             "dtype": self.dtype,
             "encoder": self.encoder,
             "shards": [
-                {"file": s.file, "rows": s.rows, "bytes": s.record.bytes, "sha256": s.record.sha256}
-                for s in self.shards
+                {"file": shard.file, "rows": shard.rows, **shard.record.to_json()}
+                for shard in self.shards
             ],
-            "passages": self.files,
+            "passages": {name: record.to_json() for name, record in self.files.items()},
             "extra": self.extra,
         }
-        write_json(folder / NAME, head)
+        write_record(folder / NAME, head)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read ``manifest.json``.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of another format.
+            CheckpointError: it is missing, damaged, of another format, or names a file outside of
+                its folder.
         """
-        head = _read_json(folder)
+        head = _read(folder)
         try:
             return cls(
                 count=int(head["count"]),
@@ -79,18 +81,21 @@ class Manifest:
                 generation=int(head["generation"]),
                 encoder=dict(head["encoder"]),
                 shards=[
-                    Shard(s["file"], int(s["rows"]), FileRecord(s["bytes"], s["sha256"]))
+                    Shard(_inside(s["file"]), int(s["rows"]), FileRecord.from_json(s))
                     for s in head["shards"]
                 ],
-                files={name: FileRecord(**record) for name, record in head["passages"].items()},
+                files={
+                    _inside(name): FileRecord.from_json(record)
+                    for name, record in head["passages"].items()
+                },
                 created=str(head["created"]),
                 version=str(head["jsarag"]),
                 extra=dict(head["extra"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"{folder / NAME}: expected every field of format {FORMAT_VERSION}; {error!r}. "
-                "Build the index again"
+                f"{folder / NAME}: expected every field of format {FORMAT_VERSION} ({error!r}); "
+                f"{FIX}"
             ) from error
 
     def differences(self, expected: Mapping[str, Any]) -> list[str]:
@@ -128,24 +133,29 @@ class Manifest:
             )
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
-    try:
-        head = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"{folder}: expected an index folder; it has no {NAME}. Build one with "
             "`jsarag index build`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected JSON; {error}. Build the index again") from error
-    found = head.get("format_version") if isinstance(head, dict) else None
-    if found != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected index format {FORMAT_VERSION}, found {found!r}; use the version of "
-            "jsarag that wrote it, or build the index again"
         )
-    return dict(head)
+    version = (head := read_json(path, fix=FIX)).get("format_version")
+    if version not in _READ_VERSIONS:
+        raise CheckpointError(
+            f"{path}: expected index format {FORMAT_VERSION}, found {version!r}; use the version "
+            "of jsarag that wrote it, or build the index again"
+        )
+    if version > 1 and CHECKSUM not in head:
+        raise CheckpointError(f"{path}: expected a '{CHECKSUM}', found none; {FIX}")
+    return read_record(path, fix=FIX)
+
+
+def _inside(name: Any) -> str:
+    """A file's name, which must not lead out of the folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise ValueError(f"{name!r} is no name of a file in this folder")
+    return name
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from jsarag import ops
 from jsarag.errors import CheckpointError, DtypeError
-from jsarag.io.digests import FileRecord
+from jsarag.io.digests import FileRecord, read_into
+from jsarag.io.faults import named_faults
 
 DTYPES: Final = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 DEFAULT_SHARD_BYTES: Final = 4 << 30
 _WRITE_BYTES = 64 << 20
+FIX: Final = "build the index again; a run makes its own again when this folder is removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +93,64 @@ def check_layout(
     rows = sum(shard.rows for shard in shards)
     if rows != count or not shards:
         raise CheckpointError(
-            f"{folder}: the manifest promises {count} vectors, its shards hold {rows}; build the "
-            "index again"
+            f"{folder}: the manifest promises {count} vectors, its shards hold {rows}; {FIX}"
         )
     for shard in shards:
         expected = shard.rows * width * dtype.itemsize
-        problem = FileRecord(expected, shard.record.sha256).problem(folder / shard.file, deep=False)
-        if problem is not None:
-            raise CheckpointError(f"{problem}; build the index again")
+        record = replace(shard.record, bytes=expected)
+        _refuse(record.problem(folder / shard.file, deep=False))
 
 
-def read_shards(folder: Path, shards: Sequence[Shard], width: int, dtype: torch.dtype) -> Tensor:
+def read_shards(
+    folder: Path,
+    shards: Sequence[Shard],
+    width: int,
+    dtype: torch.dtype,
+    *,
+    check: bool = True,
+    in_memory: bool = True,
+) -> Tensor:
     """The vectors [N, D] of all shards, in order.
 
-    One shard is mapped copy-on-write without reading it; several are read into one tensor, because
-    a scan wants one address range.
+    Args:
+        folder: the index.
+        shards: of the manifest; their sizes have been compared (:func:`check_layout`).
+        width: D.
+        dtype: as stored.
+        check: compare every byte with its checksum.
+        in_memory: read them all, which no later change of the files disturbs. Otherwise a single
+            shard is mapped copy-on-write: for vectors larger than memory, and whoever cuts the
+            file short then ends the process. Several shards are always read, because a scan wants
+            one address range.
+
+    Raises:
+        CheckpointError: a file is damaged, or was cut short since its size was compared.
     """
-    mapped = [_map(folder / shard.file, shard.rows, width, dtype) for shard in shards]
-    return mapped[0] if len(mapped) == 1 else torch.cat(mapped)
+    count = sum(shard.rows for shard in shards)
+    if not in_memory and len(shards) == 1 and count * width:
+        if check:
+            _refuse(shards[0].record.problem(folder / shards[0].file))
+        return _map(folder / shards[0].file, count, width, dtype)
+    vectors = torch.empty(count, width, dtype=dtype)
+    if not vectors.numel():
+        return vectors
+    memory, start = vectors.view(-1).view(torch.uint8).numpy().data, 0
+    for shard in shards:
+        path, stop = folder / shard.file, start + shard.record.bytes
+        made = shard.record.new_hash() if check else None
+        with named_faults(path), path.open("rb", buffering=0) as file:
+            found = read_into(file, memory[start:stop], made)
+        if found < shard.record.bytes:
+            _refuse(f"{path}: expected {shard.record.bytes} bytes, found {found}")
+        if made is not None:
+            _refuse(shard.record.mismatch(path, made.hexdigest()))
+        start = stop
+    return vectors
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise CheckpointError(f"{problem}; {FIX}")
 
 
 def _write_rows(path: Path, rows: Tensor, *, rows_per_write: int) -> None:
@@ -120,8 +162,6 @@ def _write_rows(path: Path, rows: Tensor, *, rows_per_write: int) -> None:
 
 
 def _map(path: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    if rows * width == 0:
-        return torch.empty(rows, width, dtype=dtype)
     # ACCESS_COPY and not ACCESS_READ: torch warns about tensors over read-only memory. A write
     # would stay private to this process.
     with path.open("rb") as file:

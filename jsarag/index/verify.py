@@ -65,7 +65,10 @@ def verify(
         problems.append(
             f"{folder / PASSAGES}: expected {manifest.count} passages, found {len(offsets) - 1}"
         )
-    vectors = shards.read_shards(folder, manifest.shards, manifest.width, dtype)
+    # Mapped: an index is also verified where it does not fit in memory.
+    vectors = shards.read_shards(
+        folder, manifest.shards, manifest.width, dtype, check=False, in_memory=False
+    )
     if deep:
         problems += _vector_problems(folder, manifest, vectors)
         problems += _passage_problems(folder)

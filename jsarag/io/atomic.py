@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jsarag.errors import CheckpointError
+from jsarag.io.faults import named_faults
 
 COMPLETE = "COMPLETE"
 _TEMPORARY = ".tmp-jsarag-"
@@ -45,20 +46,22 @@ def write_folder(path: Path | str) -> Iterator[Path]:
 
     Raises:
         CheckpointError: ``path`` holds something that was not written by this function.
+        StorageError: the disk is full, the place cannot be written, or a limit is reached.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(target)
-    clean_leftovers(target.parent)
-    _refuse_foreign(target)
-    temporary, lock = _reserve(target, folder=True)
-    try:
-        yield temporary
-        _seal(temporary)
-        _swap(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
+    with named_faults(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(target)
+        clean_leftovers(target.parent)
+        _refuse_foreign(target)
+        temporary, lock = _reserve(target, folder=True)
+        try:
+            yield temporary
+            _seal(temporary)
+            _swap(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
 
 
 @contextmanager
@@ -67,18 +70,22 @@ def replace_file(path: Path | str) -> Iterator[Path]:
 
     Yields:
         The temporary file's path; writers may truncate or recreate it.
+
+    Raises:
+        StorageError: the disk is full, the place cannot be written, or a limit is reached.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, lock = _reserve(target, folder=False)
-    try:
-        yield temporary
-        _fsync(temporary)
-        os.replace(temporary, target)
-        _fsync(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(lock)
+    with named_faults(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary, lock = _reserve(target, folder=False)
+        try:
+            yield temporary
+            _fsync(temporary)
+            os.replace(temporary, target)
+            _fsync(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(lock)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -20,10 +20,12 @@ from typing import Any
 
 from jsarag.errors import CheckpointError
 from jsarag.io.atomic import clean_leftovers, to_json, write_json, write_jsonl, write_text
+from jsarag.io.digests import text_digest
 from jsarag.io.environment import describe_environment
+from jsarag.io.faults import named_faults
 from jsarag.io.lines import append_line, read_json_lines
+from jsarag.io.records import CHECKSUM, read_json, read_record, read_text, write_record
 
-FORMAT_VERSION = 1
 # transformers and sentence-transformers quote a model type that they do not know, and nothing else
 # of a folder that is no model.
 _MODEL_CONFIG = "config.json"
@@ -31,6 +33,10 @@ _NO_MODEL = {
     "model_type": "run of jsarag, not a model; `jsarag export RUN DEST --to sentence-transformers` "
     "writes one"
 }
+# Version 1 had no checksums of run.json and config.resolved.yaml.
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, 2)
+_SEAL = f"# {CHECKSUM}: "
 # Held until the process ends: POSIX record locks belong to the process and vanish when any
 # descriptor of the file is closed, so a claimed folder keeps exactly one.
 _locks: dict[Path, int] = {}
@@ -128,9 +134,10 @@ class RunDir:
             self._lock()
             clean_leftovers(self.path)
             return True
-        self.path.mkdir(parents=True, exist_ok=True)
+        with named_faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
-        write_json(
+        write_record(
             self.run_path,
             {
                 "format_version": FORMAT_VERSION,
@@ -151,8 +158,35 @@ class RunDir:
         return _read_identity(self.run_path)
 
     def write_config(self, text: str) -> None:
-        """Save the resolved configuration as it was printed."""
-        write_text(self.config_path, text)
+        """Save the resolved configuration as it was printed, with a checksum in its last line."""
+        write_text(self.config_path, f"{text}{_SEAL}{text_digest(text)}\n")
+
+    def check_config(self) -> Path:
+        """The path of ``config.resolved.yaml``, whose content is what :meth:`write_config` wrote.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or was changed by hand.
+        """
+        fix = (
+            "restore it from a copy, or write it again: `jsarag train` with the settings of "
+            f"{self.run_path}, --resume and --output-dir {self.path}"
+        )
+        text = read_text(self.config_path, fix=fix)
+        content, seal, found = text.rpartition(_SEAL)
+        if not seal:
+            if self.identity()["format_version"] == 1:
+                return self.config_path
+            raise CheckpointError(
+                f"{self.config_path}: expected a last line '{_SEAL}...', found none: the file was "
+                f"cut short or written by hand; {fix}"
+            )
+        if found != f"{text_digest(content)}\n":
+            raise CheckpointError(
+                f"{self.config_path}: expected settings with the checksum {found[:21]}..., found "
+                f"{text_digest(content)[:21]}...: it was damaged or changed by hand (--set "
+                f"group.key=value changes a setting for one command); {fix}"
+            )
+        return self.config_path
 
     def write_env(self) -> None:
         """Save machine, versions and commit to ``env.json``."""
@@ -174,7 +208,7 @@ class RunDir:
                 where any of its counters is beyond that.
         """
         return self._keep_metrics(
-            lambda row: all(row.get(counter, 0) <= limit for counter, limit in reached.items())
+            lambda row: all(_count(row, counter) <= limit for counter, limit in reached.items())
         )
 
     def restart_metrics(self) -> int:
@@ -182,7 +216,7 @@ class RunDir:
 
         The scores before training stay: they are read back, and not made again.
         """
-        return self._keep_metrics(lambda row: row["kind"] == "eval" and row.get("step") == 0)
+        return self._keep_metrics(lambda row: row.get("kind") == "eval" and row.get("step") == 0)
 
     def _keep_metrics(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         rows = self.read_metrics()
@@ -222,7 +256,8 @@ class RunDir:
         path = Path(os.path.realpath(self.path)) / ".lock"
         if path in _locks:
             return
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with named_faults(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -265,20 +300,24 @@ def _refuse_foreign(run: RunDir) -> None:
 
 
 def _read_identity(path: Path) -> dict[str, Any]:
-    try:
-        identity = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    fix = "restore it from a copy; without it, whose run this is is not known"
+    if not path.exists():
         raise CheckpointError(
             f"{path.parent}: expected a run folder; it has no run.json. Give the folder that "
             "`jsarag train` wrote"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, reading it failed with '{error}'") from error
-    if not isinstance(identity, dict) or identity.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected run format {FORMAT_VERSION}; use the version of jsarag that wrote it"
         )
-    return identity
+    version = read_json(path, fix=fix).get("format_version")
+    if version not in _READ_VERSIONS:
+        raise CheckpointError(
+            f"{path}: expected run format {FORMAT_VERSION}, found {version!r}; use the version of "
+            "jsarag that wrote it"
+        )
+    return read_record(path, fix=fix)
+
+
+def _count(row: Mapping[str, Any], counter: str) -> float:
+    value = row.get(counter, 0)
+    return value if isinstance(value, int | float) else 0
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,8 +7,8 @@ model. Which models come in packages is ``packaged``'s, where converted files li
 from __future__ import annotations
 
 import io
-import json
 import logging
+import pickle
 import ssl
 import struct
 import urllib.error
@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from jsarag.errors import BackendUnavailableError, ConfigError
+from jsarag.errors import BackendUnavailableError, CheckpointError, ConfigError
+from jsarag.io.records import read_json
 from jsarag.models import gguf
 from jsarag.models.packaged import PACKAGED, packaged_elsewhere, packaged_names, packaged_path
 
 # Seconds for a first answer of the hub.
 _PATIENCE = 5.0
+# What reading damaged weights may end with, in whatever format they are.
+_UNREADABLE = (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, struct.error)
 # What reading a damaged GGUF file may end with.
 _BROKEN = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
@@ -163,8 +167,7 @@ def read_model_json(name: str, file: str) -> dict[str, Any] | None:
             return None
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else None
+    return read_json(path, fix="restore it from a copy, or remove it if it is not needed")
 
 
 def position_limit(config: Any, tokenizer: Any) -> int:
@@ -320,4 +323,13 @@ def _explained(name: str) -> Iterator[None]:
             f"local cache or can be downloaded; loading failed with '{_first_line(error)}'. Check "
             "the name and the network, download the model on a connected machine and give its "
             f"folder, or use one that comes in a package: {packaged_names()}"
+        ) from error
+    except _UNREADABLE as error:
+        path = _local_path(name)
+        files = [] if path is None or not path.is_dir() else sorted(path.iterdir())
+        weights = [file.name for file in files if file.suffix in (".safetensors", ".bin")]
+        raise CheckpointError(
+            f"{name if path is None else path}: expected weights that can be read "
+            f"({', '.join(weights) or 'of the cache'}), reading them failed with "
+            f"'{_first_line(error)}'; download the model again, or restore the file from a copy"
         ) from error

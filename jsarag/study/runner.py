@@ -6,7 +6,6 @@ kill is not repeated and what was half finished goes on. Rows are on disk as soo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 from jsarag.errors import CheckpointError, GuardError
 from jsarag.eval.evaluate import METRICS_FILE
-from jsarag.io.atomic import write_json
 from jsarag.io.environment import describe_environment
+from jsarag.io.records import read_record, write_record
 from jsarag.io.run_dir import RunDir
 from jsarag.study.arms import PLACES, Arm, Study
 from jsarag.study.process import Ended, run_process
@@ -124,7 +123,10 @@ class _Run:
         path = self._run_dir.path / _RESULT
         if not path.is_file():
             return None
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        fix = "restore it from a copy, or remove it to train this arm again"
+        stored = read_record(path, fix=fix)
+        if not isinstance(stored.get("command"), list) or not isinstance(stored.get("row"), dict):
+            raise CheckpointError(f"{path}: expected the 'command' and 'row' of a run; {fix}")
         if stored["command"] != self._public:
             raise CheckpointError(
                 f"{path}: expected the run of arm '{self._arm.name}' with these settings, found "
@@ -145,7 +147,7 @@ class _Run:
         if stopped is None and kept.get("worse"):
             stopped = f"training made it worse, so {kept['reason']}"
         row = self._row(result, stopped)
-        write_json(self._run_dir.path / _RESULT, {"command": self._public, "row": row})
+        write_record(self._run_dir.path / _RESULT, {"command": self._public, "row": row})
         return row
 
     def _what_was_kept(self, program: Sequence[str], stopped: Ended) -> dict[str, Any]:
@@ -160,7 +162,7 @@ class _Run:
         if ended.result is None or ended.code != 0:
             raise ended.error(self._what(" ".join(options)))
         return {
-            "before": json.loads(before.read_text(encoding="utf-8")),
+            "before": read_record(before, fix="remove the folder of this run to train it again"),
             "after": ended.result,
             "seconds": max(row["seconds"] for row in rows),
             "steps": max(row.get("step", 0) for row in rows),

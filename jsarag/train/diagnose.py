@@ -249,7 +249,7 @@ def _errors(
 def _knowledge_base(run_dir: RunDir, record: RunRecord, notes: list[str]) -> KnowledgeBase | None:
     """The run's passages, from its data set; None, and a note, where that is no longer there."""
     try:
-        return make_dataset(load_run_config(run_dir.config_path).config, (record.split,)).kb
+        return make_dataset(load_run_config(run_dir.check_config()).config, (record.split,)).kb
     except DataError as error:
         notes.append(f"titles of gold passages that were never retrieved are not known ({error})")
         return None

@@ -7,7 +7,6 @@ check computes is ``models/evidence.py``'s.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from torch import Tensor
 from jsarag import randomness
 from jsarag.assemble import Parts
 from jsarag.config.schema import GuardConfig
+from jsarag.errors import CheckpointError
 from jsarag.index.rows import excluded_rows
-from jsarag.io.atomic import write_json
+from jsarag.io.records import read_record, write_record
 from jsarag.models.evidence import Evidence, evidence_check, generator_scorer
 from jsarag.models.prompts import render_context
 from jsarag.train.problem import Windows
@@ -41,7 +41,7 @@ class EvidenceProbe:
 
     def save(self, path: Path) -> None:
         """Keep the lists for a continued run."""
-        write_json(
+        write_record(
             path,
             {
                 "indices": self.indices,
@@ -52,13 +52,26 @@ class EvidenceProbe:
 
     @classmethod
     def load(cls, path: Path) -> EvidenceProbe:
-        """Read what :meth:`save` wrote."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            list(content["indices"]),
-            torch.tensor(content["posterior_rows"], dtype=torch.int64),
-            torch.tensor(content["prior_rows"], dtype=torch.int64),
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        fix = (
+            "restore it from a copy, or switch the check off with --set guards.evidence_every=0: "
+            "trained retrievers cannot make these lists again"
         )
+        content = read_record(path, fix=fix)
+        try:
+            return cls(
+                list(content["indices"]),
+                torch.tensor(content["posterior_rows"], dtype=torch.int64),
+                torch.tensor(content["prior_rows"], dtype=torch.int64),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: expected lists of passages ({error!r}); {fix}"
+            ) from error
 
 
 @torch.no_grad()

@@ -28,7 +28,13 @@ _FIXES = {
 
 
 def open_given(
-    folder: Path, part: PartName, retrievers: RetrieverParts, dataset: Dataset, dtype: str
+    folder: Path,
+    part: PartName,
+    retrievers: RetrieverParts,
+    dataset: Dataset,
+    dtype: str,
+    *,
+    check: bool = True,
 ) -> FlatIndex:
     """The vectors of an index folder, as generation 0 of a run.
 
@@ -37,6 +43,7 @@ def open_given(
         part: the passage encoder they must be of.
         retrievers, dataset: the run's.
         dtype: the run's ``index.dtype``.
+        check: whether checksums are compared.
 
     Raises:
         IndexStaleError: another encoder or knowledge base; names every field and what to set.
@@ -44,7 +51,7 @@ def open_given(
         CheckpointError: no index, or a damaged one.
     """
     spec = index_spec(retrievers.parts()[part], dataset.kb.digest)
-    index = FlatIndex.open(folder)
+    index = FlatIndex.open(folder, check=check)
     expected = {name: value for name, value in spec.items() if name not in _OF_QUERIES}
     wrong = [name for name, value in expected.items() if index.spec.get(name, ...) != value]
     if wrong:

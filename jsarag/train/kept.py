@@ -6,13 +6,14 @@ evaluated, asked and served is the kept one, in ``kept/``, named by ``watch.json
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsarag.io.atomic import remove_folder, write_json
+from jsarag.errors import CheckpointError
+from jsarag.io.atomic import remove_folder
 from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint, save_checkpoint
+from jsarag.io.records import read_record, write_record
 from jsarag.io.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -59,15 +60,21 @@ def record_decision(run_dir: RunDir, decision: Decision, last: int) -> None:
     """Write down what is kept, as of the checkpoint ``last``; drop what is no longer needed."""
     if decision.kept == last:
         remove_folder(run_dir.path / _FOLDER)
-    write_json(run_dir.path / RECORD, {**asdict(decision), "last": last})
+    write_record(run_dir.path / RECORD, {**asdict(decision), "last": last})
 
 
 def read_decision(run_dir: RunDir) -> dict[str, Any] | None:
-    """``{"kept", "worse", "reason", "last"}``, or None where nothing was decided."""
+    """``{"kept", "worse", "reason", "last"}``, or None where nothing was decided.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
     path: Path = run_dir.path / RECORD
-    if not path.is_file():
+    if not path.exists():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = read_record(path, fix=_decide_again(run_dir))
+    if not isinstance(found.get("kept"), int):
+        raise CheckpointError(f"{path}: expected the step 'kept'; {_decide_again(run_dir)}")
     return found
 
 
@@ -78,11 +85,39 @@ def served_checkpoint(run_dir: RunDir) -> Checkpoint:
         CheckpointError: there is none, or it is damaged.
     """
     decision = read_decision(run_dir)
-    if decision is None or decision["kept"] == decision["last"]:
+    if decision is None:
+        return _undecided(run_dir)
+    if decision.get("last") in (decision["kept"], None) or decision["last"] != latest_step(run_dir):
         return load_checkpoint(run_dir)
-    if decision["last"] != latest_step(run_dir):
-        return load_checkpoint(run_dir)
-    return load_checkpoint(_folder(run_dir))
+    kept = load_checkpoint(_folder(run_dir))
+    if kept.step != decision["kept"]:
+        raise CheckpointError(
+            f"{kept.path}: expected step {decision['kept']}, which {run_dir.path / RECORD} says is "
+            f"kept; {_decide_again(run_dir)}"
+        )
+    return kept
+
+
+def _undecided(run_dir: RunDir) -> Checkpoint:
+    """The last state of a run without a record of which it keeps."""
+    last = load_checkpoint(run_dir)
+    if not has_kept_state(run_dir):
+        return last
+    path = run_dir.path / RECORD
+    if last.value("progress", "stage") == "done":
+        raise CheckpointError(
+            f"{path}: the file is missing, and with it which state the run keeps; "
+            f"{_decide_again(run_dir)}"
+        )
+    note = f"{path}: not written yet; the last state, step {last.step}, is opened"
+    return replace(last, note=last.note or note)
+
+
+def _decide_again(run_dir: RunDir) -> str:
+    return (
+        "restore it from a copy, or remove it and decide again with `jsarag train --resume "
+        f"--output-dir {run_dir.path}`"
+    )
 
 
 def _folder(run_dir: RunDir) -> RunDir:

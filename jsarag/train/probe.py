@@ -8,7 +8,6 @@ a continued run must not look again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +15,9 @@ from pathlib import Path
 import torch
 
 from jsarag.data.registry import Dataset
-from jsarag.errors import MemoryForecastError
-from jsarag.io.atomic import write_json
+from jsarag.errors import CheckpointError, MemoryForecastError
 from jsarag.io.peak import peak_bytes
+from jsarag.io.records import read_record, write_record
 from jsarag.models.generator import Generator
 from jsarag.models.prompts import passage_text, render_context
 from jsarag.models.retrievers import RetrieverParts
@@ -103,17 +102,28 @@ class Probe:
 
     def save(self, path: Path) -> None:
         """Keep it for a continued run."""
-        write_json(path, asdict(self))
+        write_record(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Probe:
-        """Read what :meth:`save` wrote."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            Budget(**content["generator"]),
-            Budget(**content["encoder"]),
-            Precision(**content.get("precision", {})),
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        fix = (
+            "restore it from a copy, or set the size of chunks (--set train.chunk_tokens=N) and "
+            "remove this file: gradients are then summed in another order than before"
         )
+        content = read_record(path, fix=fix)
+        try:
+            return cls(
+                Budget(**content["generator"]),
+                Budget(**content["encoder"]),
+                Precision(**content.get("precision", {})),
+            )
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: expected token budgets ({error!r}); {fix}") from error
 
 
 def find_budgets(

@@ -7,7 +7,6 @@ training loop itself is ``loop.py``. Of several processes this is the first; the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -27,6 +26,7 @@ from jsarag.fitting import fit_data, is_fitted
 from jsarag.index.flat import FlatIndex
 from jsarag.io.checkpoint import Checkpoint, latest_step, load_checkpoint
 from jsarag.io.peak import forget_peak, highest_bytes
+from jsarag.io.records import read_record
 from jsarag.io.run_dir import RunDir
 from jsarag.limits import QUICK_SAMPLE, measure_passages, passages_warning
 from jsarag.models.generator import Generator
@@ -75,6 +75,7 @@ MAY_CHANGE = frozenset(
         "index.batch_size",
         "index.cache_dir",
         "index.path",
+        "index.verify",
         "guards.strict",
         "guards.evidence_examples",
         "guards.evidence_passages",
@@ -212,7 +213,9 @@ def _run(
     config = resolved.config
     generation = _generation(checkpoint)
     tell = partial(_tell, run_dir, reporter)
-    ahead = _LookAhead(config, run_dir, tell)
+    if checkpoint is not None and checkpoint.note is not None:
+        tell(checkpoint.note, "warning")
+    ahead = _LookAhead(config, run_dir, tell, begun=checkpoint is not None)
     reporter.stage("load models and embed the knowledge base", None)
     parts = make_parts(
         config,
@@ -270,7 +273,7 @@ def default_folder(config: Config) -> Path:
 
 def _generation(checkpoint: Checkpoint | None) -> int:
     """Of the index a run starts with."""
-    return 0 if checkpoint is None else int(checkpoint.state["progress"]["generation"])
+    return 0 if checkpoint is None else int(checkpoint.value("progress", "generation"))
 
 
 def _save_indexes(run_dir: RunDir, parts: Parts) -> None:
@@ -293,14 +296,17 @@ def _stored_index(
     config: Config, run_dir: RunDir, generation: int, checkpoint: Checkpoint | None, tell: Tell
 ) -> OpenIndex:
     """The run's own index, else the given one; a continued run that lost its own says so."""
-    find = saved_index(run_dir, generation, may_lag=True)
+    check = config.index.verify == "open"
+    find = saved_index(run_dir, generation, may_lag=True, check=check)
 
     def find_or_say(
         part: PartName, retrievers: RetrieverParts, dataset: Dataset
     ) -> FlatIndex | None:
         found = find(part, retrievers, dataset)
         if found is None and config.index.path is not None:
-            found = open_given(config.index.path, part, retrievers, dataset, config.index.dtype)
+            found = open_given(
+                config.index.path, part, retrievers, dataset, config.index.dtype, check=check
+            )
             tell(f"{config.index.path}: {len(found):,} vectors used as they are, none embedded")
         if found is None and checkpoint is not None:
             tell(
@@ -320,14 +326,17 @@ class _LookAhead:
     Refuses a run that does not fit.
     """
 
-    def __init__(self, config: Config, run_dir: RunDir, tell: Tell) -> None:
+    def __init__(self, config: Config, run_dir: RunDir, tell: Tell, *, begun: bool) -> None:
         self._config, self._path, self._tell = config, run_dir.path / PROBE_FILE, tell
+        self._begun = begun
         self._probe: Probe | None = None
         self.peak_bytes = 0
 
     def __call__(self, dataset: Dataset, retrievers: RetrieverParts, generator: Generator) -> None:
         """Try chunks, unless the run has a record of it; set the budgets; say what will be held."""
-        known = Probe.load(self._path) if self._path.is_file() else None
+        # Looking again could find other budgets, which add up gradients in another order.
+        needed = self._begun and self._config.train.chunk_tokens is None
+        known = Probe.load(self._path) if needed or self._path.is_file() else None
         if known is None:
             cuts = measure_passages(self._config, dataset.kb.passages, sample=QUICK_SAMPLE)
             if warning := passages_warning(cuts):
@@ -369,10 +378,10 @@ def _require_run(run_dir: RunDir) -> None:
 def _claim(run_dir: RunDir, resolved: Resolved) -> Checkpoint | None:
     """Make the folder ours; the checkpoint to continue from, or None."""
     ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=MAY_CHANGE)
-    found = latest_step(run_dir) if ours else None
+    checkpoint = load_checkpoint(run_dir) if ours and latest_step(run_dir) is not None else None
     run_dir.write_config(resolved.to_yaml())
     run_dir.write_env()
-    return None if found is None else load_checkpoint(run_dir, found)
+    return checkpoint
 
 
 def make_run(
@@ -422,7 +431,7 @@ def make_run(
         stop=stop,
         team=team,
     )
-    run.watch = _watch(run) if team.leads else None
+    run.watch = _watch(run, checkpoint) if team.leads else None
     parts.retrievers.train()
     parts.generator.train()
     run.event(_beginning(run, continued=checkpoint is not None, lost=lost))
@@ -450,9 +459,10 @@ def _before(run: TrainingRun) -> dict[str, Any]:
     """The scores before training: made once, read back when a run is continued."""
     split = run.config.eval.split
     folder = run.run_dir.eval_path(f"{split}-before")
-    if (folder / METRICS_FILE).is_file():
-        stored: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-        return stored
+    begun = run.progress.total > 0 or run.progress.warmup_step > 0
+    if begun or (folder / METRICS_FILE).is_file():
+        fix = "restore it from a copy: the parts are no longer those from before training"
+        return read_record(folder / METRICS_FILE, fix=fix)
     run.evidence_probe()
     _save_indexes(run.run_dir, run.parts)
     return _evaluate(run, f"{split}-before", 0)
@@ -515,12 +525,17 @@ def _record_kept(run: TrainingRun) -> None:
         record_decision(run.run_dir, watch.decision(), run.progress.total)
 
 
-def _watch(run: TrainingRun) -> Watch | None:
+def _watch(run: TrainingRun, checkpoint: Checkpoint | None) -> Watch | None:
     """The watch of a run that held rows back, with what it has seen so far."""
     held = run.parts.dataset.splits.get(HELD_BACK)
     if not held:
         return None
-    stored = [row for row in run.run_dir.read_metrics() if row.get("kind") == "watch"]
+    if checkpoint is None:
+        stored = []
+    elif "watch" in checkpoint.state:
+        stored = checkpoint.value("watch")
+    else:  # of an earlier version, which kept them in the log alone
+        stored = [row for row in run.run_dir.read_metrics() if row.get("kind") == "watch"]
     settings = run.config.train
     return Watch(
         run.parts,

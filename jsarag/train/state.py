@@ -7,6 +7,7 @@ vectors lie in ``index/gen-N``). Nothing else does, so a resumed run continues b
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -62,9 +63,13 @@ def save_state(
     chains: ChainStore,
     guard: CollapseGuard,
     *,
+    readings: Sequence[Mapping[str, Any]] = (),
     keep: int,
 ) -> None:
-    """Write a checkpoint of everything the next step depends on."""
+    """Write a checkpoint of everything the next step depends on.
+
+    ``readings``: what the watch has seen so far (:meth:`jsarag.train.watch.Reading.to_row`).
+    """
     tensors, record = optimizer.state()
     save_checkpoint(
         run_dir,
@@ -75,7 +80,12 @@ def save_state(
             "chains": chains.state(),
         },
         optimizer=tensors,
-        state={"progress": asdict(progress), "optimizer": record, "guard": guard.state()},
+        state={
+            "progress": asdict(progress),
+            "optimizer": record,
+            "guard": guard.state(),
+            "watch": list(readings),
+        },
         keep=keep,
     )
 
@@ -83,9 +93,16 @@ def save_state(
 def load_state(
     checkpoint: Checkpoint, optimizer: PartOptimizer, chains: ChainStore, guard: CollapseGuard
 ) -> Progress:
-    """Restore what :func:`save_state` wrote, except the weights (``make_parts`` loads those)."""
-    state: dict[str, Any] = checkpoint.state
-    optimizer.load(checkpoint.optimizer, state["optimizer"])
-    chains.load(checkpoint.modules["chains"])
-    guard.load(state["guard"])
-    return Progress(**state["progress"])
+    """Restore what :func:`save_state` wrote, except the weights (``make_parts`` loads those).
+
+    Raises:
+        CheckpointError: the state is not what a run of this kind saves.
+    """
+    optimizer_record, guarded = checkpoint.value("optimizer"), checkpoint.value("guard")
+    try:
+        optimizer.load(checkpoint.optimizer, optimizer_record)
+        chains.load(checkpoint.modules["chains"])
+        guard.load(guarded)
+        return Progress(**checkpoint.value("progress"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise checkpoint.damaged(f"expected the state of a training run ({error!r})") from error

@@ -409,9 +409,14 @@ class TrainingRun:
             )
 
     def evidence_probe(self) -> EvidenceProbe:
-        """The check's examples and lists: made before training, read back ever after."""
+        """The check's examples and lists: made before training, read back ever after.
+
+        Raises:
+            CheckpointError: a run that has begun lost them, or they are damaged.
+        """
         path = self.run_dir.path / "evidence.json"
-        if not path.is_file():
+        begun = self.progress.total > 0 or self.progress.warmup_step > 0
+        if not begun and not path.is_file():
             make_probe(self.parts, self.config.guards, self.windows, self.seed).save(path)
         return EvidenceProbe.load(path)
 
@@ -447,6 +452,7 @@ class TrainingRun:
             self.optimizer,
             self.chains,
             self.guard,
+            readings=[] if self.watch is None else [one.to_row() for one in self.watch.readings],
             keep=self.config.train.keep_checkpoints,
         )
 

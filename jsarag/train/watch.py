@@ -307,7 +307,7 @@ class Watch:
             )
             for place, row in pairs
         ]
-        if not self._path.is_file():  # it does not train
+        if not generator.is_trainable:
             return [float(value) for value in generator.response_logp(inputs).logp.cpu()]
         present = {name: value.clone() for name, value in generator.checkpoint_state().items()}
         generator.load_checkpoint_state(load_tensors(self._path))

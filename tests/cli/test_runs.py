@@ -55,7 +55,7 @@ class TestEval:
         def open_run(path: Path, **settings: Any) -> Any:
             given.update(settings, path=path)
             config = SimpleNamespace(eval=SimpleNamespace(split="dev"))
-            return SimpleNamespace(run_dir=RunDir(path), config=config)
+            return SimpleNamespace(run_dir=RunDir(path), config=config, note=None)
 
         def evaluate_run(run: Any, split: str | None, *, engine: str, progress: Any) -> Evaluation:
             given["engine"] = engine

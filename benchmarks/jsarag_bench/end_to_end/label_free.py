@@ -71,7 +71,7 @@ def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any
 def row_of(run: Path) -> dict[str, Any]:
     """What is kept of a run."""
     run_dir = RunDir(run)
-    config = load_run_config(run_dir.config_path).config
+    config = load_run_config(run_dir.check_config()).config
     points = read_points(run_dir)
     likelihood = [point["likelihood"] for point in points]
     return {

@@ -13,6 +13,7 @@ import pytest
 from jsarag.errors import DataError
 from jsarag.eval.report import write_report
 from jsarag.eval.run_record import read_run
+from jsarag.io.records import without_seal, write_record
 from jsarag.io.run_dir import RunDir
 
 from .fake_run import make_run
@@ -217,7 +218,7 @@ def test_damaged_files_are_named_not_fatal(tmp_path: Path) -> None:
     (run.eval_path("dev") / "predictions.jsonl").write_text('{"id": "x"')
     run.metrics_path.write_text("{]\n")
     page, _ = page_of(write_report(run, samples=100))
-    for text in ("env.json is no JSON", "config.resolved.yaml is no YAML", "predictions.jsonl"):
+    for text in ("env.json is damaged", "config.resolved.yaml is no YAML", "predictions.jsonl"):
         assert text in page.text
     assert "metrics.jsonl is damaged" in page.text
 
@@ -225,6 +226,7 @@ def test_damaged_files_are_named_not_fatal(tmp_path: Path) -> None:
 def test_unequal_settings_are_pointed_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=20)
     path = run.eval_path("dev") / "metrics.json"
-    path.write_text(path.read_text().replace("decoding:top1", "decoding:concat"))
+    record = json.loads(path.read_text().replace("decoding:top1", "decoding:concat"))
+    write_record(path, without_seal(record))
     page, _ = page_of(write_report(run, samples=100))
     assert "not scored alike: decoding top1 then concat" in page.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from jsarag.index.flat import FlatIndex
 from jsarag.index.interfaces import index_spec
 from jsarag.index.rebuild import build_index
 from jsarag.index.store import PassageStore
+from jsarag.io.digests import FileRecord
+from jsarag.io.records import without_seal, write_record
 from jsarag.types import Passage
 
 
@@ -145,10 +148,13 @@ def test_the_disk_keeps_every_bit(
     assert head["encoder"]["weights_digest"] == "w0"
 
 
-def test_opened_vectors_are_mapped_not_read(tmp_path: Path, encoder: Any, kb: Any) -> None:
+def test_vectors_beyond_memory_are_mapped_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any, kb: Any
+) -> None:
+    monkeypatch.setattr("jsarag.index.flat.available_memory_bytes", lambda: 6000)
     index = FlatIndex(random(50, 24))
     index.save(tmp_path / "index", kb)
-    FlatIndex.open(tmp_path / "index")
+    FlatIndex.open(tmp_path / "index")  # 4,800 bytes of 6,000
     maps = Path("/proc/self/maps")
     assert str(tmp_path) not in maps.read_text()  # nothing leaks
     opened = FlatIndex.open(tmp_path / "index")
@@ -235,7 +241,7 @@ def test_damage_is_named(tmp_path: Path, encoder: Any, kb: Any, render: Any, dam
         "no manifest": r"manifest\.json",
         "short": r"vectors-00000\.bin: expected 4800 bytes, found 4799",
         "missing": r"vectors-00000\.bin: the file is missing",
-        "unfinished": "never finished",
+        "unfinished": "COMPLETE: the file is missing",
         "format": r"manifest\.json: expected every field",
     }[damage]
     with pytest.raises(CheckpointError, match=expected):
@@ -283,5 +289,104 @@ def test_the_store_gives_passages_back(tmp_path: Path, make_passages: Any) -> No
         store[-1]
     offsets = tmp_path / "index" / "passages.offsets"
     offsets.write_bytes(offsets.read_bytes()[:-8])
-    with pytest.raises(DataError, match=r"passages\.offsets"):
+    with pytest.raises(CheckpointError, match=r"passages\.offsets: expected 32 bytes, found 24"):
         PassageStore(tmp_path / "index")
+    with pytest.raises(DataError, match=r"passages\.offsets"):
+        PassageStore(tmp_path / "index", check=False)
+
+
+def test_a_store_that_changes_in_use_is_noticed(tmp_path: Path, make_passages: Any) -> None:
+    kb = make_passages(3000)  # four blocks
+    FlatIndex(random(3000, 4)).save(tmp_path / "index", kb)
+    path = tmp_path / "index" / "passages.jsonl"
+    store, unchecked = (PassageStore(tmp_path / "index", check=check) for check in (True, False))
+    assert [store[row] for row in range(3000)] == kb.passages
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)  # in place: the same file is open
+    with pytest.raises(CheckpointError, match=r"passages\.jsonl: .* while it was in use \(near"):
+        store[9]
+    assert store[2999] == kb[2999]  # its block is as it was
+    assert unchecked[2999] == kb[2999]
+    os.truncate(path, 1000)
+    for opened in (store, unchecked):
+        with pytest.raises(CheckpointError, match=r"while it was in use \(it ends at byte"):
+            opened[2999]
+
+
+def test_vectors_in_memory_survive_what_becomes_of_their_file(tmp_path: Path, kb: Any) -> None:
+    FlatIndex(random(50, 24)).save(tmp_path / "index", kb)
+    opened = FlatIndex.open(tmp_path / "index")
+    before = opened.embeddings.clone()
+    os.truncate(tmp_path / "index" / "vectors-00000.bin", 0)
+    assert opened.embeddings.equal(before)
+
+
+@pytest.mark.parametrize("available", [1 << 40, 0])
+@pytest.mark.parametrize("damage", ["bit", "zeros", "rows", "nan"])
+def test_damaged_vectors_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kb: Any, damage: str, available: int
+) -> None:
+    monkeypatch.setattr("jsarag.index.flat.available_memory_bytes", lambda: available)
+    FlatIndex(random(50, 24)).save(tmp_path / "index", kb)
+    path = tmp_path / "index" / "vectors-00000.bin"
+    content = bytearray(path.read_bytes())
+    row = 24 * 4
+    match damage:
+        case "bit":
+            content[1003] ^= 64  # an exponent
+        case "zeros":
+            content[row : 2 * row] = bytes(row)
+        case "rows":
+            content[: 2 * row] = content[row : 2 * row] + content[:row]
+        case "nan":
+            content[:row] = torch.full((24,), torch.nan).numpy().tobytes()
+    path.write_bytes(content)
+    found = r"vectors-00000\.bin: expected xxh3_128 .*, found .*; build the index again"
+    with pytest.raises(CheckpointError, match=found):
+        FlatIndex.open(tmp_path / "index")
+    assert len(FlatIndex.open(tmp_path / "index", check=False)) == 50
+
+
+@pytest.mark.parametrize("name", ["../secret.bin", "/etc/hostname", "a/b", "..", "", 7, "a\0b"])
+@pytest.mark.parametrize("kind", ["shards", "passages"])
+def test_names_in_a_manifest_stay_inside_the_folder(
+    tmp_path: Path, kb: Any, kind: str, name: Any
+) -> None:
+    FlatIndex(random(50, 4)).save(tmp_path / "index", kb)
+    path = tmp_path / "index" / "manifest.json"
+    head = without_seal(json.loads(path.read_text()))
+    if kind == "shards":
+        head["shards"][0]["file"] = name
+    else:
+        head["passages"][str(name) if name != 7 else "c/7"] = head["passages"]["passages.jsonl"]
+    write_record(path, head)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: .*no name of a file in this"):
+        FlatIndex.open(tmp_path / "index")
+
+
+def test_an_index_of_the_first_format_is_read(tmp_path: Path, kb: Any) -> None:
+    FlatIndex(random(50, 4)).save(tmp_path / "index", kb)
+    path = tmp_path / "index" / "manifest.json"
+    head = {**without_seal(json.loads(path.read_text())), "format_version": 1}
+    for entry in (*head["shards"], *head["passages"].values()):
+        del entry["xxh3_128"]
+    for name, entry in (("vectors-00000.bin", head["shards"][0]), *head["passages"].items()):
+        entry["sha256"] = FileRecord.of(tmp_path / "index" / name, "sha256").digest
+    path.write_text(json.dumps(head))
+    assert len(FlatIndex.open(tmp_path / "index")) == 50
+    assert PassageStore(tmp_path / "index")[3] == kb[3]
+    (tmp_path / "index" / "vectors-00000.bin").write_bytes(bytes(800))
+    with pytest.raises(CheckpointError, match=r"vectors-00000\.bin: expected sha256"):
+        FlatIndex.open(tmp_path / "index")
+    path.write_text(json.dumps({**head, "format_version": 2}))
+    with pytest.raises(CheckpointError, match=r"manifest\.json: expected a 'checksum', found none"):
+        FlatIndex.open(tmp_path / "index")
+
+
+def test_a_flipped_digit_in_a_manifest_is_found(tmp_path: Path, kb: Any) -> None:
+    FlatIndex(random(50, 4), generation=3).save(tmp_path / "index", kb)
+    path = tmp_path / "index" / "manifest.json"
+    path.write_text(path.read_text().replace('"generation": 3', '"generation": 2'))
+    with pytest.raises(CheckpointError, match=r"manifest\.json: expected content with the check"):
+        FlatIndex.open(tmp_path / "index")

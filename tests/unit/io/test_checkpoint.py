@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jsarag.errors import CheckpointError
+from jsarag.errors import CheckpointError, StorageError
 from jsarag.io.atomic import COMPLETE
 from jsarag.io.checkpoint import (
     complete_steps,
@@ -21,6 +21,8 @@ from jsarag.io.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from jsarag.io.digests import FileRecord
+from jsarag.io.records import without_seal
 from jsarag.io.run_dir import RunDir
 
 
@@ -72,15 +74,130 @@ def test_resume_takes_last_else_the_newest_complete(tmp_path: Path) -> None:
     save(run, 1)
     save(run, 2)
     save(run, 3)
+    assert load_checkpoint(run).note is None
     run.last_path.write_text("step-2\n")
     assert load_checkpoint(run).step == 2
-    (run.checkpoint_path(2) / COMPLETE).unlink()
-    assert load_checkpoint(run).step == 3
+    assert "step 2 is opened, although there is a step 3" in str(load_checkpoint(run).note)
     run.last_path.unlink()
     assert load_checkpoint(run).step == 3
+    assert "last: the file is missing; the newest" in str(load_checkpoint(run).note)
     assert load_checkpoint(run, 1).step == 1
-    with pytest.raises(CheckpointError, match=r"step-2.*complete checkpoints: 1, 3"):
-        load_checkpoint(run, 2)
+
+
+def test_a_lost_marker_opens_no_older_checkpoint(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for step in (1, 2, 3):
+        save(run, step)
+    marker = run.checkpoint_path(3) / COMPLETE
+    marker.unlink()
+    lost = r"step-3/COMPLETE: the file is missing.*complete checkpoints: 1, 2\. Restore it"
+    with pytest.raises(CheckpointError, match=lost):
+        load_checkpoint(run)
+    run.last_path.unlink()
+    with pytest.raises(CheckpointError, match=lost):
+        latest_step(run)
+    with pytest.raises(CheckpointError, match=r"step-3.*complete checkpoints: 1, 2"):
+        load_checkpoint(run, 3)
+    shutil.rmtree(run.checkpoint_path(3))  # the way out that the message names
+    assert load_checkpoint(run).step == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"step-9\n", "names step-9, which is not there; complete checkpoints: 1"),
+        (b"step-\xff", "expected UTF-8, found byte 0xff at position 5"),
+        (b"", "expected 'step-N', found ''"),
+        (b"../step-1", r"expected 'step-N', found '\.\./step-1'"),
+    ],
+)
+def test_bad_bytes_in_last_are_named(tmp_path: Path, content: bytes, says: str) -> None:
+    run = RunDir(tmp_path)
+    save(run, 1)
+    run.last_path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"checkpoints/last: {says}.*remove this file"):
+        load_checkpoint(run)
+    run.last_path.unlink()
+    assert load_checkpoint(run).step == 1
+
+
+def resealed(head: dict[str, Any], **changes: Any) -> str:
+    """A state.json of the earlier format, which has no checksum of its own."""
+    return json.dumps({**without_seal(head), "format_version": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"files": {}}, "optimizer.safetensors among them, found none"),
+        ({"files": {"../prior.safetensors": {}}}, "sizes and checksums"),
+        ({"files": []}, "sizes and checksums"),
+        ({"state": None}, "sizes and checksums"),
+        ({"step": "2"}, "expected step 2, found '2'"),
+    ],
+)
+def test_a_state_without_its_keys_is_named(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    run = RunDir(tmp_path)
+    path = save(run, 2) / "state.json"
+    path.write_text(resealed(json.loads(path.read_text()), **changes))
+    with pytest.raises(CheckpointError, match=rf"state\.json: .*{says}"):
+        load_checkpoint(run)
+
+
+def test_names_in_a_state_stay_inside_the_folder(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    path = save(run, 2) / "state.json"
+    head = json.loads(path.read_text())
+    outside = {"../prior.safetensors": head["files"].pop("prior.safetensors")}
+    path.write_text(resealed(head, files={**head["files"], **outside}))
+    with pytest.raises(CheckpointError, match=r"state\.json: expected the names of files in this"):
+        load_checkpoint(run)
+
+
+def test_a_list_is_no_state(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    (save(run, 2) / "state.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"state\.json: expected a JSON object, found a list"):
+        load_checkpoint(run)
+
+
+def test_a_flipped_digit_in_the_state_is_found(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    path = save(run, 2, seconds=12.5) / "state.json"
+    path.write_text(path.read_text().replace("12.5", "13.5"))
+    with pytest.raises(CheckpointError, match=r"state\.json: expected content with the checksum"):
+        load_checkpoint(run)
+    path.write_text(resealed(json.loads(path.read_text()), format_version=2))
+    with pytest.raises(CheckpointError, match=r"state\.json: expected a 'checksum', found none"):
+        load_checkpoint(run)
+
+
+def test_a_missing_entry_of_the_state_is_named(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    save(run, 2, progress={"step": 2})
+    checkpoint = load_checkpoint(run)
+    assert checkpoint.value("progress", "step") == 2
+    with pytest.raises(CheckpointError, match=r"state\.json: expected 'state\.progress\.stage'"):
+        checkpoint.value("progress", "stage")
+
+
+def test_checkpoints_of_the_first_format_are_read(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    folder = save(run, 2, seed=1)
+    files = {
+        path.name: FileRecord.of(path, "sha256").to_json() for path in folder.glob("*.safetensors")
+    }
+    assert all(entry.keys() == {"bytes", "sha256"} for entry in files.values())
+    head = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(resealed(head, files=files))
+    assert load_checkpoint(run).state == {"seed": 1}
+    content = bytearray((folder / "prior.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "prior.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"prior\.safetensors: expected sha256"):
+        load_checkpoint(run)
 
 
 def test_an_interrupted_save_leaves_the_previous_one(
@@ -92,8 +209,8 @@ def test_an_interrupted_save_leaves_the_previous_one(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jsarag.io.checkpoint.write_text", fail)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("jsarag.io.checkpoint.write_record", fail)
+    with pytest.raises(StorageError, match=r"step-2: No space left.*free some space"):
         save(run, 2)
     monkeypatch.undo()
     assert complete_steps(run) == [1]
@@ -121,9 +238,9 @@ def test_a_foreign_format_or_step_is_refused(tmp_path: Path) -> None:
     path = save(run, 2) / "state.json"
     head = json.loads(path.read_text())
     path.write_text(json.dumps({**head, "format_version": 9}))
-    with pytest.raises(CheckpointError, match="format 1, found 9"):
+    with pytest.raises(CheckpointError, match="format 2, found 9"):
         load_checkpoint(run)
-    path.write_text(json.dumps({**head, "step": 3}))
+    path.write_text(resealed(head, step=3))
     with pytest.raises(CheckpointError, match="expected step 2, found 3"):
         load_checkpoint(run)
     path.write_text("{")

@@ -104,7 +104,7 @@ def test_identity_of_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"run\.json"):
         RunDir(tmp_path).identity()
     (tmp_path / "run.json").write_text('{"format_version": 99}')
-    with pytest.raises(CheckpointError, match="format 1"):
+    with pytest.raises(CheckpointError, match="format 2, found 99"):
         RunDir(tmp_path).identity()
 
 
@@ -174,4 +174,42 @@ def test_environment_record(tmp_path: Path) -> None:
     assert record["usable_cores"] >= 1
     assert record.keys() == describe_environment().keys()
     run.write_config("a: 1\n")
-    assert run.config_path.read_text() == "a: 1\n"
+    assert run.config_path.read_text().startswith("a: 1\n# checksum: xxh3_128:")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "seal", "longer", "missing", "bytes"])
+def test_a_damaged_configuration_is_not_opened(tmp_path: Path, damage: str) -> None:
+    run = RunDir(tmp_path)
+    run.claim(CONFIG)
+    run.write_config("train:\n  seed: 17\n  max_steps: 100\n")
+    assert run.check_config() == run.config_path
+    text = run.config_path.read_text()
+    changed = {
+        "cut": text[: len(text) * 2 // 3].encode(),
+        "flip": text.replace("17", "16").encode(),
+        "seal": text[:-2].encode(),
+        "longer": (text + "eval:\n  k: 3\n").encode(),
+        "bytes": text.encode() + b"\xff",
+    }
+    if damage == "missing":
+        run.config_path.unlink()
+    else:
+        run.config_path.write_bytes(changed[damage])
+    with pytest.raises(CheckpointError, match=r"config\.resolved\.yaml: .*write it again"):
+        run.check_config()
+
+
+def test_a_configuration_of_the_first_format_has_no_checksum(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.run_path.write_text('{"format_version": 1, "config": {}}')
+    run.config_path.write_text("train:\n  seed: 17\n")
+    assert run.check_config() == run.config_path
+
+
+def test_a_changed_identity_is_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.claim(CONFIG)
+    text = run.run_path.read_text()
+    run.run_path.write_text(text.replace('"created": "2', '"created": "3'))
+    with pytest.raises(CheckpointError, match=r"run\.json: expected content with the checksum"):
+        run.identity()

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from jsarag.errors import BackendUnavailableError, ConfigError
+from jsarag.errors import BackendUnavailableError, CheckpointError, ConfigError
 from jsarag.models import hub
 
 from .conftest import bert_tokenizer, make_bert
@@ -158,3 +158,28 @@ def test_position_limit_is_the_smallest_stated(monkeypatch: pytest.MonkeyPatch) 
     assert hub.position_limit(config, tokenizer) == 40
     monkeypatch.setattr(tokenizer, "model_max_length", 10**30)
     assert hub.position_limit(object(), tokenizer) == 2**31
+
+
+@pytest.mark.parametrize("kind", ["bin", "bin that ends early", "safetensors"])
+def test_unreadable_weights_are_named(tmp_path: Path, kind: str) -> None:
+    make_bert(bert_tokenizer()).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    if kind == "safetensors":
+        weights.write_bytes(weights.read_bytes()[:-50])
+    else:
+        state = load_file(weights)
+        weights.unlink()
+        weights = tmp_path / "pytorch_model.bin"
+        torch.save(state, weights)
+        content = weights.read_bytes()
+        weights.write_bytes(content[: len(content) // 2] if "early" in kind else b"no weights")
+    says = rf"{tmp_path}: expected weights that can be read \({weights.name}\).*download the model"
+    with pytest.raises(CheckpointError, match=says) as found:
+        hub.load_model(str(tmp_path), AutoModel)
+    assert found.value.exit_code == 4
+
+
+def test_damaged_json_beside_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: expected JSON"):
+        hub.read_model_json(str(tmp_path), "adapter_config.json")
