@@ -48,40 +48,47 @@ def serve_index(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default: a run's own.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare vectors and texts on opening.")
+    ] = True,
 ) -> None:
     """Serve search over HTTP, with a page to try it at /. SIGTERM drains, then ends with 0.
 
-    With JSARAG_ADMIN_KEY set, that key opens POST /v1/index/reload.
+    While it is still loading, SIGTERM ends it with 0, and Ctrl-C with 130, at once. With
+    JSARAG_ADMIN_KEY set, that key opens POST /v1/index/reload.
     """
     from jsarag.index.engines import check_engine
-    from jsarag.serve.app import create_app
-    from jsarag.serve.run import serve
-    from jsarag.serve.security import ADMIN_KEY_VARIABLE, check_bind, read_api_key
-    from jsarag.serve.server import Limits
-    from jsarag_cli.serving import open_engine
+    from jsarag.serve.run import ending_while_loading
 
-    key = read_api_key(os.environ, api_key_file)
-    check_bind(host, key, insecure)  # before minutes of loading
     check_engine(engine)
-    opened, own_name = open_engine(source, device, engine, note)
-    name = name or own_name
-    app = create_app(
-        opened.index,
-        opened.encoder,
-        opened.passages,
-        name,
-        api_key=key,
-        limits=Limits(max_k=k),
-        compat=compat,
-        admin_key=read_api_key(os.environ, variable=ADMIN_KEY_VARIABLE),
-        reload=lambda: open_engine(source, device, engine, note)[0],
-        hosts=[host, *allow_host],
-    )
-    guarded = "with a key" if key else "without a key"
-    serve(
-        app,
-        host,
-        port,
-        insecure=insecure,
-        on_listening=lambda url: note(f"serving '{name}' {guarded} at {url}"),
-    )
+    with ending_while_loading():
+        from jsarag.serve.app import create_app
+        from jsarag.serve.run import serve
+        from jsarag.serve.security import ADMIN_KEY_VARIABLE, check_bind, read_api_key
+        from jsarag.serve.server import Limits
+        from jsarag_cli.serving import open_engine
+
+        key = read_api_key(os.environ, api_key_file)
+        check_bind(host, key, insecure)  # before minutes of loading
+        opened, own_name = open_engine(source, device, engine, note, check=verify)
+        name = name or own_name
+        app = create_app(
+            opened.index,
+            opened.encoder,
+            opened.passages,
+            name,
+            api_key=key,
+            limits=Limits(max_k=k),
+            compat=compat,
+            admin_key=read_api_key(os.environ, variable=ADMIN_KEY_VARIABLE),
+            reload=lambda: open_engine(source, device, engine, note, check=verify)[0],
+            hosts=[host, *allow_host],
+        )
+        guarded = "with a key" if key else "without a key"
+        serve(
+            app,
+            host,
+            port,
+            insecure=insecure,
+            on_listening=lambda url: note(f"serving '{name}' {guarded} at {url}"),
+        )

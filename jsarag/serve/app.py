@@ -218,9 +218,10 @@ def _add_probes(app: FastAPI, server: Server) -> None:
     @app.get("/ready", responses={200: _said("it is ready"), **_refusals(503)})
     async def ready() -> JSONResponse:
         """Index and encoder are loaded and a warm-up query was answered."""
-        if server.warm:
+        if server.warm and server.damage is None:
             return JSONResponse({"status": "ready"})
-        return problem(503, server.failure or "warming up", {"Retry-After": "1"})
+        reason = server.failure or server.damage or "warming up"
+        return problem(503, reason, {"Retry-After": "1"})
 
 
 def _add_pages(app: FastAPI, server: Server) -> None:
@@ -253,7 +254,7 @@ _EXPLAINED = {
     422: "a field is missing, unknown or out of range",
     429: "the queue is full; Retry-After says when to come back",
     500: "it cannot be opened; the old one stays in use",
-    503: "starting, shutting down, or the encoder failed",
+    503: "starting, shutting down, the encoder failed, or the passages were damaged",
 }
 
 

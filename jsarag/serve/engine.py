@@ -9,7 +9,14 @@ from typing import Protocol
 
 from torch import Tensor
 
-from jsarag.errors import DataError, IndexStaleError, NumericalError
+from jsarag.errors import (
+    CheckpointError,
+    DataError,
+    IndexStaleError,
+    JsaragError,
+    NumericalError,
+    StorageError,
+)
 from jsarag.index.interfaces import Encoder, SearchIndex
 from jsarag.index.rows import hits_of
 from jsarag.types import Hit, Passage
@@ -43,12 +50,16 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """One query's passages, best first, its embedding f32 [D] on the CPU, and who found them."""
+    """One query's passages, best first, its embedding f32 [D] on the CPU, and who found them.
+
+    ``damage``: why a passage could not be read; then there are no hits.
+    """
 
     engine: SearchEngine
     hits: tuple[Hit, ...]
     embedding: Tensor
     timing: BatchTiming
+    damage: JsaragError | None = None
 
 
 class SearchEngine:
@@ -98,6 +109,15 @@ class SearchEngine:
         timing = BatchTiming(encoded - started, time.perf_counter() - encoded)
         vectors = embeddings.float().cpu()
         return [
-            Answer(self, hits_of(self.passages, ids[b][: query.k], scores[b]), vectors[b], timing)
+            self._answer(ids[b][: query.k], scores[b], vectors[b], timing)
             for b, query in enumerate(queries)
         ]
+
+    def _answer(
+        self, rows: Sequence[int], scores: Sequence[float], vector: Tensor, timing: BatchTiming
+    ) -> Answer:
+        try:
+            return Answer(self, hits_of(self.passages, rows, scores), vector, timing)
+        except (CheckpointError, DataError, StorageError) as error:
+            # Of this query alone: those that share its batch are answered.
+            return Answer(self, (), vector, timing, error)

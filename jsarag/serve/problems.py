@@ -16,6 +16,7 @@ _TYPES = {
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     409: "conflict",
     413: "payload_too_large",
     415: "unsupported_media_type",
@@ -29,8 +30,12 @@ _TYPES = {
 
 def problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error response."""
-    body = {"error": message, "error_type": _TYPES.get(status, "http_error")}
-    return JSONResponse(body, status, headers=dict(headers or {}))
+    return JSONResponse(problem_body(status, message), status, headers=dict(headers or {}))
+
+
+def problem_body(status: int, message: str) -> dict[str, str]:
+    """An error response's content."""
+    return {"error": message, "error_type": _TYPES.get(status, "http_error")}
 
 
 def install_handlers(app: FastAPI) -> None:

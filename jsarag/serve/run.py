@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import socket
 import threading
@@ -13,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from jsarag.errors import ConfigError
+from jsarag.serve.connections import ConnectionLimits, RateLimit, find_room, limited_protocol
 from jsarag.serve.security import check_bind
 
 _DRAIN_S = 30
@@ -26,6 +29,7 @@ def serve(
     insecure: bool = False,
     log_level: str = "warning",
     on_listening: Callable[[str], None] | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> None:
     """Serve an application until SIGTERM or SIGINT.
 
@@ -39,23 +43,32 @@ def serve(
         insecure: allow a public address without a key.
         log_level: uvicorn's, to stderr.
         on_listening: called with the URL once connections are queued by the system.
+        limits: how long clients may take, and how many there may be; None takes the defaults.
 
     Raises:
         ConfigError: the address is public without a key, wrong, or taken.
+        BackendUnavailableError: the system's limit on open files leaves no room for connections.
     """
     check_bind(host, app.state.api_key, insecure)
+    limits = limits or ConnectionLimits()
+    room = find_room(limits.connections)
     listener = open_socket(host, port)
     config = uvicorn.Config(
         app,
         log_level=log_level,
         access_log=False,  # uvicorn writes it to stdout, which is the result's
         server_header=False,
+        http=limited_protocol(limits, room),
+        ws="none",  # would leave the limits behind
+        backlog=room.backlog,
         timeout_graceful_shutdown=_DRAIN_S,
     )
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(RateLimit())
     server = uvicorn.Server(config)
     if on_listening is not None:
         on_listening(url_of(listener, host))
-    with _quiet_sigterm(server), listener:
+    with _own_signals(server), listener:
         server.run(sockets=[listener])
 
 
@@ -93,8 +106,31 @@ def url_of(listener: socket.socket, host: str) -> str:
 
 
 @contextmanager
-def _quiet_sigterm(server: uvicorn.Server) -> Iterator[None]:
-    """Make SIGTERM end the call instead of the process.
+def ending_while_loading() -> Iterator[None]:
+    """Inside the block SIGTERM ends the process with 0 and SIGINT with 130, with one line each.
+
+    At once, and not by an exception: libraries that are being imported or read weights would turn
+    one into a traceback of their own. Nothing is accepted yet, so nothing is lost.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: Any) -> None:
+        os.write(2, b"warning: stopped while loading\n")
+        os._exit(0 if number == signal.SIGTERM else 130)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _own_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Make SIGTERM end the call instead of the process, and SIGINT raise KeyboardInterrupt.
 
     uvicorn drains, restores the handlers it found, and raises the signal again; a handler of our
     own turns that into a normal return, so the exit code is 0.
@@ -106,8 +142,10 @@ def _quiet_sigterm(server: uvicorn.Server) -> Iterator[None]:
     def stop(*_: Any) -> None:
         server.should_exit = True
 
-    before = signal.signal(signal.SIGTERM, stop)
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

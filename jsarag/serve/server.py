@@ -6,6 +6,7 @@ Knows nothing of HTTP but the errors a request may end with; routes are ``app.py
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ from jsarag._version import __version__
 from jsarag.errors import JsaragError
 from jsarag.serve.batching import Done, MicroBatcher, NotRunningError
 from jsarag.serve.engine import Answer, Query, SearchEngine
+
+_logger = logging.getLogger("uvicorn.error")
 
 Reload = Callable[[], SearchEngine]
 """Opens the index anew, blocking; the engine it returns has been checked."""
@@ -64,6 +67,8 @@ class Server:
         )
         self.warm = False
         self.failure: str | None = None
+        # What was found damaged in the present index; other passages are still served.
+        self.damage: str | None = None
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
@@ -102,7 +107,8 @@ class Server:
         """Answer queries in order; ``k`` 0 asks for embeddings alone.
 
         Raises:
-            HTTPException: too many, too long, or k above the limit.
+            HTTPException: too many, too long, or k above the limit; 503 where a passage cannot be
+                read because the store was damaged.
             OverloadedError, NotRunningError: see :class:`MicroBatcher`.
         """
         self._check_size(texts, k)
@@ -113,7 +119,20 @@ class Server:
         while len({id(item.result.engine) for item in done}) > 1:
             # A reload fell between the batches of this request: two indexes must not be mixed.
             done = await self.batcher.submit(queries)
+        for item in done:
+            if item.result.damage is not None:
+                raise self._damaged(item.result.engine, item.result.damage)
         return done
+
+    def _damaged(self, engine: SearchEngine, error: JsaragError) -> HTTPException:
+        """The answer to who asked for a damaged passage; names the store, the log its path."""
+        _logger.error("%s", error)
+        store = getattr(engine.passages, "path", None)
+        what = f"index '{self.name}': its passages{'' if store is None else f' ({store.name})'} "
+        message = f"{what}were damaged while they were served; the server's log says more"
+        if engine is self.engine:
+            self.damage = message
+        return HTTPException(503, message)
 
     async def reload(self) -> dict[str, Any]:
         """Open the index beside the one in use, try it, and swap; the old one stays on failure.
@@ -129,9 +148,10 @@ class Server:
             before = self.engine.index.generation
             try:
                 self.engine = await asyncio.to_thread(self._opened)
-            except JsaragError as error:
+            except (JsaragError, OSError, MemoryError) as error:
+                _logger.error("reload failed, the old index stays in use: %s", error)
                 raise HTTPException(500, f"the old index stays in use: {error}") from error
-            self.failure, self.warm = None, True
+            self.failure, self.damage, self.warm = None, None, True
             return {
                 "index": self.index_info(self.engine.index.generation),
                 "previous_generation": before,

@@ -73,19 +73,23 @@ def test_a_signal_drains_then_ends(
     process, url = server
     wait_ready(url)
     answers: list[httpx.Response] = []
+    # Made and connected before: making one takes as long as a query where the machine is busy.
+    clients = [httpx.Client(base_url=url, timeout=60) for _ in range(3)]
+    for client in clients:
+        client.get("/health")
 
-    def ask() -> None:
-        body = {"queries": "slow question", "k": 1}
-        answers.append(httpx.post(f"{url}v1/search", json=body, timeout=20))
+    def ask(client: httpx.Client) -> None:
+        answers.append(client.post("/v1/search", json={"queries": "slow question", "k": 1}))
+        client.close()
 
-    asked = [threading.Thread(target=ask) for _ in range(3)]
+    asked = [threading.Thread(target=ask, args=(client,)) for client in clients]
     for thread in asked:
         thread.start()
     time.sleep(0.3)  # the first is being computed, the others wait
     process.send_signal(number)
     for thread in asked:
         thread.join()
-    output, log = process.communicate(timeout=20)
+    output, log = process.communicate(timeout=60)
     assert [answer.status_code for answer in answers] == [200] * 3
     if number == signal.SIGTERM:
         assert process.returncode == code
