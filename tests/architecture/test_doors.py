@@ -147,6 +147,17 @@ def test_assemble_stays_small() -> None:
     assert len(lines) <= 250
 
 
+def test_every_promise_of_security_names_tests_that_are_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"\]\((tests/[\w/]+\.py)\)", text))
+    assert len(files) >= 10
+    sources = {name: (ROOT / name).read_text(encoding="utf-8") for name in files}
+    for name in re.findall(r"`(test_\w+|Test\w+)`", text):
+        wanted = f"class {name}:" if name.startswith("Test") else f"def {name}("
+        assert any(wanted in source for source in sources.values()), name
+    assert "](SECURITY.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_version_is_written_once() -> None:
     from jsarag import __version__
 
