@@ -214,6 +214,10 @@ class IndexConfig(Group):
     verify: Literal["open", "never"] = Field(
         default="open", description="when vectors are compared with their checksums"
     )
+    placement: Literal["replicated", "sharded"] = Field(
+        default="replicated",
+        description="of several processes, each holds all passages' vectors, or its share of them",
+    )
     cache_dir: Path | None = Field(default=None, description="keep and reuse unchanged embeddings")
     path: Path | None = Field(
         default=None,

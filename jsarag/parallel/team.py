@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,13 @@ class Team(AbstractContextManager["Team"]):
     def copy_from_leader(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors by process 0's, in place; right after a meeting."""
 
+    def gather(self, tensor: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """All processes' tensors, by rank; right after a meeting that told their shapes."""
+        return [tensor]
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the processes; right after a meeting."""
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -168,6 +176,27 @@ class Processes(Team):
         with _Connection(self), torch.no_grad():
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0, group=self._tensors)
+
+    def gather(self, tensor: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See :meth:`Team.gather`."""
+        import torch.distributed as dist
+
+        sizes = [math.prod(shape) for shape in shapes]
+        padded = tensor.new_zeros(max(sizes))
+        padded[: tensor.numel()] = tensor.flatten()
+        found = [torch.empty_like(padded) for _ in sizes]
+        if len(padded):
+            with _Connection(self):
+                dist.all_gather(found, padded, group=self._tensors)
+        return [
+            each[:size].view(*shape) for each, size, shape in zip(found, sizes, shapes, strict=True)
+        ]
+
+    def add_up(self, tensor: Tensor) -> None:
+        """See :meth:`Team.add_up`."""
+        if tensor.numel():
+            with _Connection(self):
+                self._begin_sum(tensor).wait()
 
     def __exit__(
         self,

@@ -19,6 +19,7 @@ from jsarag.io.checkpoint import Checkpoint, load_checkpoint
 from jsarag.io.run_dir import RunDir
 from jsarag.models.generator import Generator
 from jsarag.models.retrievers import PartName, RetrieverParts
+from jsarag.parallel.sharded_index import ShardedIndex
 from jsarag.parallel.team import WAIT, Team
 from jsarag.runs import saved_index
 from jsarag.train.loop import train
@@ -26,7 +27,7 @@ from jsarag.train.probe import PROBE_FILE, Probe
 from jsarag.train.reporting import Level, Reporter, SilentReporter
 from jsarag.train.signals import StopSignal
 from jsarag.train.stages import Stage, concatenation_stage, train_stage, warm_up_stage
-from jsarag.train.training_run import TrainingRun
+from jsarag.train.training_run import TrainingRun, share_indexes
 from jsarag.train.watch import hold_back
 
 
@@ -51,10 +52,19 @@ class FollowedRun(TrainingRun):
             if separate
             else parts.prior_index
         )
+        share_indexes(parts, self.config.index.placement, self.team)
         self.progress.generation = generation
 
     def evaluate_if_due(self) -> None:
-        """Process 0's; its word is waited for before the next step."""
+        """Process 0's; where the index is sharded it needs help to search."""
+        while (heard := self.team.meet(WAIT)).name != "evaluated":
+            self.help(heard.name, heard.words)
+
+    def help(self, name: str, words: list[Any]) -> None:
+        """Take part in a search of process 0's, if what it called is one."""
+        for index in (self.parts.prior_index, self.parts.posterior_index):
+            if isinstance(index, ShardedIndex) and index.help(name, words):
+                return
 
     def save(self) -> None:
         """Process 0's."""
@@ -150,6 +160,7 @@ def follow(config: Config, team: Team, make: MakeRun) -> dict[str, Any]:
         generation=told["generation"],
         before_index=wait_for_index,
     )
+    share_indexes(parts, config.index.placement, team)
     parts.dataset = hold_back(parts.dataset, config.train.held_back, config.train.seed)
     with StopSignal() as stop:
         run = make(config, parts, run_dir, SilentReporter(), stop, checkpoint, team)
@@ -174,6 +185,8 @@ def _obey(run: FollowedRun) -> dict[str, Any]:
         elif heard.name == "goes on":  # asked before a stage: with a signal, process 0 stops there
             run.stop.adopt(heard.signal)
             run.stop_if_asked()
+        else:
+            run.help(heard.name, heard.words)
 
 
 def _stage(run: TrainingRun, kind: Literal["warmup", "train", "concat"]) -> Stage:

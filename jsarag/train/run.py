@@ -50,7 +50,7 @@ from jsarag.train.stages import Stage, concatenation_stage, train_stage, warm_up
 from jsarag.train.state import Progress, load_state
 from jsarag.train.support import fit_support
 from jsarag.train.tracking import track
-from jsarag.train.training_run import TrainingRun, save_index
+from jsarag.train.training_run import TrainingRun, save_index, share_indexes
 from jsarag.train.watch import HELD_BACK, Decision, Reading, Watch, choose_measure, hold_back
 
 # What may differ between a run and its continuation.
@@ -73,6 +73,7 @@ MAY_CHANGE = frozenset(
         "train.keep_checkpoints",
         "train.keep",
         "index.batch_size",
+        "index.placement",
         "index.cache_dir",
         "index.path",
         "index.verify",
@@ -233,6 +234,7 @@ def _run(
     if team.size > 1:  # the others open what is on file
         _save_indexes(run_dir, parts)
     team.meet("parts", {"forecast_bytes": ahead.peak_bytes})
+    share_indexes(parts, config.index.placement, team)
     parts.dataset = hold_back(parts.dataset, config.train.held_back, config.train.seed)
     with StopSignal() as stop:
         run = make_run(config, parts, run_dir, reporter, stop, checkpoint, team)
@@ -479,8 +481,8 @@ def _train_stages(run: TrainingRun) -> None:
     run.stage = train_stage(run.config, run.objective, run.n_examples)
     if progress.stage in ("train", "done") and run.goes_on():
         progress.stage = "train"
-        run.start_stage(run.stage)
         _first_look(run)
+        run.start_stage(run.stage)
         train(run)
         _last_look(run)
     run.rebuild_if_stale()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from jsarag.io.peak import give_back, resident_bytes
 from jsarag.io.run_dir import RunDir
 from jsarag.models.retrievers import PartName
 from jsarag.parallel.chains import SharedChains
+from jsarag.parallel.sharded_index import ShardedIndex
 from jsarag.parallel.team import Team
 from jsarag.runs import index_folder
 from jsarag.train.back import Tape
@@ -44,6 +45,7 @@ from jsarag.train.state import Progress, save_state
 from jsarag.train.watch import LOOKS, Watch, looks
 from jsarag.types import Candidates, Weights
 
+Placement = Literal["replicated", "sharded"]
 # Between steps little is in use: above this share of the forecast, most is kept for nothing.
 _KEPT_SHARE = 0.8
 
@@ -361,6 +363,7 @@ class TrainingRun:
         )
         self.progress.generation = generation
         self.team.meet("index", generation)
+        share_indexes(self.parts, self.config.index.placement, self.team)
         drift = before.drift(self.parts.prior_index)
         self.event(f"index rebuilt: generation {generation}, mean drift of a vector {drift:.4f}")
 
@@ -373,6 +376,10 @@ class TrainingRun:
 
     def evaluate_if_due(self) -> None:
         """Score retrieval on the dev split, and check the likelihood's evidence, where due."""
+        self._evaluate_if_due()
+        self.team.meet("evaluated")  # till then the others help to search
+
+    def _evaluate_if_due(self) -> None:
         if self.stage.kind != "train":
             return
         step, settings = self.progress.step, self.config.train
@@ -460,6 +467,17 @@ class TrainingRun:
         """Tell the log and whoever is watching."""
         self.run_dir.log_event(text if level == "info" else f"{level}: {text}")
         self.reporter.event(text, level)
+
+
+def share_indexes(parts: Parts, placement: Placement, team: Team) -> None:
+    """Where vectors are to be spread over several processes, keep this one's share of them."""
+    if placement == "replicated" or team.size == 1:
+        return
+    shared = parts.posterior_index is parts.prior_index
+    parts.prior_index = ShardedIndex(parts.prior_index, team)
+    parts.posterior_index = (
+        parts.prior_index if shared else ShardedIndex(parts.posterior_index, team, "posterior")
+    )
 
 
 def save_index(run_dir: RunDir, part: PartName, index: FlatIndex, parts: Parts) -> None:

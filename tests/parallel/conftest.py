@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import pickle
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from jsarag.ops.tile import TILE
 from jsarag.train.run import TrainResult
 from jsarag_bench.end_to_end import toy_world
 
@@ -37,7 +40,8 @@ def _member(work: Callable[[], Any], rank: int, size: int, listener: int, said: 
         found = work()
     except BaseException as error:  # noqa: BLE001 - whatever it is, the test is told
         found = error
-    said.put((rank, found))
+    # As plain bytes: torch would send tensors by memory that this process still has to lend.
+    said.put((rank, pickle.dumps(found)))
     said.close()
     said.join_thread()
     os._exit(0)
@@ -60,7 +64,7 @@ def together() -> Together:
             ]
             for member in members:
                 member.start()
-        found: dict[int, Any] = {}
+        found: dict[int, bytes] = {}
         try:
             until = time.monotonic() + PATIENCE_S
             while time.monotonic() < until and any(member.is_alive() for member in members):
@@ -74,20 +78,34 @@ def together() -> Together:
         while not said.empty():
             found |= [said.get()]
         assert not hung, f"processes {hung} hang"
-        return [found.get(rank) for rank in range(size)]
+        said_last = map(found.get, range(size))
+        return [None if text is None else pickle.loads(text) for text in said_last]  # noqa: S301
 
     return run
 
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainResult]:
-    """toy(output, {"group.key": value, ...}, **run_training's): train on the toy world."""
-    data, encoder = tmp_path_factory.mktemp("toy"), tmp_path_factory.mktemp("encoder")
-    toy_world.write_data(data)
-    toy_world.write_encoder(encoder)
+    """toy(output, {"group.key": value, ...}, wide=False, **run_training's): train on the toy world.
 
-    def train(output: Path, settings: dict[str, Any], **options: Any) -> TrainResult:
+    ``wide``: with as many notes about nothing as three tiles of an index hold.
+    """
+    data, encoder = tmp_path_factory.mktemp("toy"), tmp_path_factory.mktemp("encoder")
+    filled = tmp_path_factory.mktemp("wide")
+    toy_world.write_data(data)
+    toy_world.write_data(filled)
+    toy_world.write_encoder(encoder)
+    words = toy_world.words("thing")
+    with (filled / "kb.jsonl").open("a", encoding="utf-8") as lines:
+        for number in range(3 * TILE):
+            text = f"wait for {words[number % len(words)]} and {words[number // len(words) % 24]}"
+            lines.write(json.dumps({"id": f"w{number}", "text": text}) + "\n")
+
+    def train(
+        output: Path, settings: dict[str, Any], *, wide: bool = False, **options: Any
+    ) -> TrainResult:
         defaults = {"train.device": "cpu", "train.max_steps": 4, "eval.generation": False}
-        return toy_world.train(data, encoder, output, {**defaults, **settings}, **options)
+        folder = filled if wide else data
+        return toy_world.train(folder, encoder, output, {**defaults, **settings}, **options)
 
     return train

@@ -87,6 +87,7 @@ def test_signals_are_passed_on_once_each(tmp_path: Path, monkeypatch: pytest.Mon
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """``jsarag train`` on the toy world in ``folder``."""
     settings = {**toy_world.SETTINGS, "eval.generation": False}
+    del settings["train.max_steps"]  # a flag's, here
     pairs = [f"--set={key}={value}" for key, value in settings.items()]
     kept = {name: text for name, text in os.environ.items() if not name.startswith("JSARAG_")}
     return subprocess.Popen(

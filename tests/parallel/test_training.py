@@ -47,6 +47,18 @@ STAGES = {
     "train.concat_steps": 2,
     "train.max_steps": 2,
 }
+# Process 0 evaluates and looks at held-back rows while the others help it to search.
+SHARDED = {
+    "index.placement": "sharded",
+    "index.rebuild_every": "0-:2",
+    "train.freeze": "none",
+    "retriever.passage_encoder": "separate",
+    "train.held_back": 8,
+    "train.eval_steps": 1,
+    "train.keep": "last",
+    "train.max_steps": 3,
+    **ON_THE_WHOLE_BASE,
+}
 WEAK_LABELS = {"objective.name": "wrag", "objective.support": "kb", "train.batch_size": 36}
 
 
@@ -132,17 +144,18 @@ def differing(one: Trace, several: Sequence[Trace]) -> tuple[int, int]:
         (PASSAGES_TRAINED, 2),
         (STAGES, 2),
         (WEAK_LABELS, 2),
+        (SHARDED, 3),
     ],
-    ids=["kb-2", "uneven-4", "passages-2", "stages-2", "wrag-2"],
+    ids=["kb-2", "uneven-4", "passages-2", "stages-2", "wrag-2", "sharded-3"],
 )
 def test_several_processes_make_the_run_of_one(
     toy: Toy, together: Together, tmp_path: Path, settings: dict[str, Any], size: int
 ) -> None:
-    one_dir, several_dir = tmp_path / "one", tmp_path / "several"
+    one_dir, several_dir, wide = tmp_path / "one", tmp_path / "several", settings is SHARDED
     with pytest.MonkeyPatch.context() as patch:
-        one = traced(lambda: toy(one_dir, settings), patch)
+        one = traced(lambda: toy(one_dir, settings, wide=wide), patch)
     several = together(
-        lambda: traced(lambda: toy(several_dir, settings), pytest.MonkeyPatch()), size
+        lambda: traced(lambda: toy(several_dir, settings, wide=wide), pytest.MonkeyPatch()), size
     )
     assert all(isinstance(trace, Trace) for trace in several), several
     # All processes hold the same weights, bit for bit, and tell the same result.
