@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def requested() -> str:
+def _requested() -> str:
     """What the environment asks for: auto, reference, cpu or cuda.
 
     Raises:
@@ -60,7 +60,7 @@ def choose(
     Raises:
         BackendUnavailableError: the environment insists on a backend that cannot run this call.
     """
-    wanted = requested()
+    wanted = _requested()
     if wanted == "reference":
         return Choice("reference", f"{VARIABLE}=reference")
     refusal = _refusal(op, device, dtypes, native_ops, supported, missing)

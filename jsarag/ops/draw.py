@@ -6,17 +6,27 @@ noise per passage, no truncation, no random state.
 
 from __future__ import annotations
 
+from typing import Annotated, NamedTuple
+
 import torch
 from torch import Tensor
 
-from jsarag.backends import native
-from jsarag.ops import checks
+from jsarag.backends.native import draw as native
+from jsarag.errors import ShapeError
+from jsarag.ops.checks import Signature, Sized
 from jsarag.ops.library import register
 from jsarag.ops.reference.draw import draw as reference_draw
 from jsarag.ops.reference.scan import compute_dtype
 from jsarag.ops.results import DrawResult
-from jsarag.ops.scan import choose_scan
+from jsarag.ops.search import Search, require_rows
 from jsarag.ops.tile import tile_count
+
+
+class Uniforms(NamedTuple):
+    """What picks the passages; see :func:`draw`."""
+
+    tile_lse: Annotated[Tensor, Sized("B tiles", (torch.float32, torch.float64))]
+    uniforms: Annotated[Tensor, Sized("B M", (torch.float64, torch.float32))]
 
 
 def draw(
@@ -49,67 +59,34 @@ def draw(
     Raises:
         ShapeError, DtypeError: an argument is not as above.
     """
-    checks.check_scan_inputs("draw", queries, passages, inv_temperature, scales, exclude)
-    shape = (queries.shape[0], tile_count(passages.shape[0]))
-    checks.require_dtype("draw", "tile_lse", tile_lse, (torch.float32, torch.float64))
-    checks.require_shape("draw", "tile_lse", tile_lse, shape)
-    checks.require_dtype("draw", "uniforms", uniforms, (torch.float64, torch.float32))
-    checks.require_shape("draw", "uniforms", uniforms, (queries.shape[0], None))
-    checks.require_same_device(
-        "draw", {"queries": queries, "tile_lse": tile_lse, "uniforms": uniforms}
-    )
-    ids, logp = torch.ops.jsarag.draw(
-        queries.detach(),
-        passages.detach(),
-        inv_temperature,
-        tile_lse.detach(),
-        uniforms,
-        scales,
-        exclude,
-        torch.get_num_threads() if threads is None else threads,
-    )
+    workers = torch.get_num_threads() if threads is None else threads
+    search = Search(queries, passages, inv_temperature, scales, exclude, workers)
+    arguments = _SIGNATURE.checked(search, Uniforms(tile_lse, uniforms))
+    require_rows("draw", passages, scales)
+    tiles = tile_count(passages.shape[0])
+    if tile_lse.shape[1] != tiles:
+        raise ShapeError(
+            f"draw: tile_lse expected {tiles} tiles of {passages.shape[0]:,} passages, found "
+            f"{tile_lse.shape[1]}; scan the same passages"
+        )
+    ids, logp = _draw(*arguments)
     return DrawResult(ids, logp)
 
 
-def _run(
-    queries: Tensor,
-    passages: Tensor,
-    inv_temperature: float,
-    tile_lse: Tensor,
-    uniforms: Tensor,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    threads: int,
-) -> tuple[Tensor, Tensor]:
-    backend = choose_scan("draw", queries, passages).backend
-    if backend != "reference":
-        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        run = native.draw_cuda if backend == "cuda" else native.draw_cpu
-        return run(inputs, tile_lse, uniforms)
-    result = reference_draw(queries, passages, inv_temperature, tile_lse, uniforms, scales, exclude)
-    return result.ids, result.logp
+def _run(search: Search, given: Uniforms) -> tuple[Tensor, Tensor]:
+    if search.backend("draw") != "reference":
+        return native.draw(search.inputs(), *given)
+    queries, passages, inv_temperature, scales, exclude, _ = search
+    return reference_draw(queries, passages, inv_temperature, *given, scales, exclude)
 
 
-def _fake(
-    queries: Tensor,
-    passages: Tensor,
-    inv_temperature: float,
-    tile_lse: Tensor,
-    uniforms: Tensor,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    threads: int,
-) -> tuple[Tensor, Tensor]:
+def _fake(search: Search, given: Uniforms) -> tuple[Tensor, Tensor]:
+    queries, shape = search.queries, given.uniforms.shape
     return (
-        queries.new_empty(uniforms.shape, dtype=torch.int64),
-        queries.new_empty(uniforms.shape, dtype=compute_dtype(queries, passages)),
+        queries.new_empty(shape, dtype=torch.int64),
+        queries.new_empty(shape, dtype=compute_dtype(queries, search.passages)),
     )
 
 
-register(
-    "draw",
-    "(Tensor queries, Tensor passages, float inv_temperature, Tensor tile_lse, Tensor uniforms, "
-    "Tensor? scales, Tensor? exclude, int threads) -> (Tensor, Tensor)",
-    _run,
-    _fake,
-)
+_SIGNATURE = Signature("draw", Search, Uniforms)
+_draw = register(_SIGNATURE, 2, _run, _fake)

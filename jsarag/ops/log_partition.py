@@ -6,19 +6,28 @@ values are the passages). Neither pass stores the [B, N] scores.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from jsarag.backends import native
+from jsarag.backends.native import log_partition as native
 from jsarag.errors import JsaragError
-from jsarag.ops import checks
-from jsarag.ops.library import LIBRARY, register
+from jsarag.ops.checks import Signature, Sized
+from jsarag.ops.library import LIBRARY, register, save, saved
 from jsarag.ops.reference.log_partition import log_partition as reference_forward
 from jsarag.ops.reference.log_partition import log_partition_backward as reference_backward
 from jsarag.ops.reference.scan import compute_dtype
-from jsarag.ops.scan import choose_scan
+from jsarag.ops.search import Search, require_rows
+
+_WIDE = (torch.float32, torch.float64)
+
+
+class Gradient(NamedTuple):
+    """The forward pass's result and the gradient on it."""
+
+    lse: Annotated[Tensor, Sized("B", _WIDE)]
+    grad: Annotated[Tensor, Sized("B", _WIDE)]
 
 
 def log_partition(
@@ -47,111 +56,52 @@ def log_partition(
         ShapeError, DtypeError: an argument is not as above.
         JsaragError: ``passages`` requires gradient.
     """
-    checks.check_scan_inputs("log_partition", queries, passages, inv_temperature, scales, exclude)
+    workers = torch.get_num_threads() if threads is None else threads
+    search = Search(queries, passages, inv_temperature, scales, exclude, workers)
+    arguments = _FORWARD.checked(search)
+    require_rows("log_partition", passages, scales)
     if passages.requires_grad:
         raise JsaragError(
             "log_partition: passages require gradient, but the op is differentiable in queries "
             "only; detach them and recompute the re-encoded tiles"
         )
-    workers = torch.get_num_threads() if threads is None else threads
-    result: Tensor = torch.ops.jsarag.log_partition(
-        queries, passages, inv_temperature, scales, exclude, workers
-    )
+    result: Tensor = _log_partition(*arguments)
     return result
 
 
-def _forward(
-    queries: Tensor,
-    passages: Tensor,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    threads: int,
-) -> Tensor:
-    backend = choose_scan("log_partition", queries, passages).backend
-    if backend != "reference":
-        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        run = native.log_partition_cuda if backend == "cuda" else native.log_partition_cpu
-        return run(inputs)
-    return reference_forward(queries, passages, inv_temperature, scales, exclude)
+def _run(search: Search) -> Tensor:
+    if search.backend("log_partition") != "reference":
+        return native.log_partition(search.inputs())
+    return reference_forward(*search[:5])
 
 
-def _forward_fake(
-    queries: Tensor,
-    passages: Tensor,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    threads: int,
-) -> Tensor:
-    return queries.new_empty((queries.shape[0],), dtype=compute_dtype(queries, passages))
+def _fake(search: Search) -> Tensor:
+    dtype = compute_dtype(search.queries, search.passages)
+    return search.queries.new_empty((search.queries.shape[0],), dtype=dtype)
 
 
-def _backward(
-    grad: Tensor,
-    lse: Tensor,
-    queries: Tensor,
-    passages: Tensor,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    threads: int,
-) -> Tensor:
-    backend = choose_scan("log_partition", queries, passages).backend
-    if backend != "reference":
-        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        run = (
-            native.log_partition_backward_cuda
-            if backend == "cuda"
-            else native.log_partition_backward_cpu
-        )
-        return run(inputs, lse, grad).to(queries.dtype)
-    return reference_backward(grad, lse, queries, passages, inv_temperature, scales, exclude)
+def _run_backward(search: Search, given: Gradient) -> Tensor:
+    if search.backend("log_partition") != "reference":
+        gradient = native.log_partition_backward(search.inputs(), *given)
+        return gradient.to(search.queries.dtype)
+    return reference_backward(given.grad, given.lse, *search[:5])
 
 
-def _backward_fake(
-    grad: Tensor,
-    lse: Tensor,
-    queries: Tensor,
-    passages: Tensor,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    threads: int,
-) -> Tensor:
-    return torch.empty_like(queries, memory_format=torch.contiguous_format)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    queries, passages, inv_temperature, scales, exclude, threads = inputs
-    ctx.save_for_backward(output, queries, passages, scales, exclude)
-    ctx.inv_temperature, ctx.threads = inv_temperature, threads
+def _fake_backward(search: Search, given: Gradient) -> Tensor:
+    return torch.empty_like(search.queries, memory_format=torch.contiguous_format)
 
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    lse, queries, passages, scales, exclude = ctx.saved_tensors
+    others = [None] * (len(Search._fields) - 1)
     if not ctx.needs_input_grad[0]:
-        return None, None, None, None, None, None
-    gradient = torch.ops.jsarag.log_partition_backward(
-        grad, lse, queries, passages, ctx.inv_temperature, scales, exclude, ctx.threads
-    )
-    return gradient, None, None, None, None, None
+        return None, *others
+    lse, inputs = saved(ctx)
+    return _log_partition_backward(*inputs, lse, grad), *others
 
 
-register(
-    "log_partition",
-    "(Tensor queries, Tensor passages, float inv_temperature, Tensor? scales, Tensor? exclude, "
-    "int threads) -> Tensor",
-    _forward,
-    _forward_fake,
+_FORWARD = Signature("log_partition", Search, differentiable=True)
+_log_partition = register(_FORWARD, 1, _run, _fake)
+_log_partition_backward = register(
+    Signature("log_partition_backward", Search, Gradient), 1, _run_backward, _fake_backward
 )
-register(
-    "log_partition_backward",
-    "(Tensor grad, Tensor lse, Tensor queries, Tensor passages, float inv_temperature, "
-    "Tensor? scales, Tensor? exclude, int threads) -> Tensor",
-    _backward,
-    _backward_fake,
-)
-torch.library.register_autograd(
-    "jsarag::log_partition", _autograd, setup_context=_setup_context, lib=LIBRARY
-)
+torch.library.register_autograd("jsarag::log_partition", _autograd, setup_context=save, lib=LIBRARY)

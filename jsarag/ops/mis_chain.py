@@ -1,22 +1,32 @@
 """``mis_chain``: all steps of all chains in one call.
 
-Checks arguments, chooses the implementation, and registers the operator; the steps are in
-``reference/mis_chain.py`` and ``csrc/*/mis_chain*``.
+Declares and checks arguments, chooses the implementation, and registers the operator; the steps are
+in ``reference/mis_chain.py`` and ``csrc/*/mis_chain*``.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, NamedTuple
+
 import torch
 from torch import Tensor
 
-from jsarag.backends import native
-from jsarag.backends.select import choose
-from jsarag.ops import checks
-from jsarag.ops.library import register
+from jsarag.backends.native import mis_chain as native
+from jsarag.ops.checks import AT_LEAST_1, Signature, Sized
+from jsarag.ops.library import backend_of, register
 from jsarag.ops.reference.mis_chain import mis_chain as reference_mis_chain
 from jsarag.ops.results import MisChainResult
 
 _FLOATS = (torch.float32, torch.float64)
+
+
+class Chains(NamedTuple):
+    """See :func:`mis_chain`."""
+
+    log_weight: Annotated[Tensor, Sized("B M", _FLOATS)]
+    start_log_weight: Annotated[Tensor | None, Sized("B", "log_weight")]
+    uniforms: Annotated[Tensor, Sized("B M", _FLOATS)]
+    threads: Annotated[int, AT_LEAST_1]
 
 
 def mis_chain(
@@ -65,51 +75,19 @@ def mis_chain(
         where log u lies within one float64 ulp of the difference; ``recycled`` is summed in
         float64 and rounded once.
     """
-    _check(log_weight, start_log_weight, uniforms)
-    start = None if start_log_weight is None else start_log_weight.detach()
-    return MisChainResult(
-        *torch.ops.jsarag.mis_chain(
-            log_weight.detach(), start, uniforms.detach(), torch.get_num_threads()
-        )
-    )
+    chains = Chains(log_weight, start_log_weight, uniforms, torch.get_num_threads())
+    return MisChainResult(*_mis_chain(*_SIGNATURE.checked(chains)))
 
 
-def _check(log_weight: Tensor, start: Tensor | None, uniforms: Tensor) -> None:
-    checks.require_dtype("mis_chain", "log_weight", log_weight, _FLOATS)
-    checks.require_dtype("mis_chain", "uniforms", uniforms, _FLOATS)
-    checks.require_shape("mis_chain", "log_weight", log_weight, (None, None))
-    checks.require_shape("mis_chain", "uniforms", uniforms, tuple(log_weight.shape))
-    if start is not None:
-        checks.require_dtype("mis_chain", "start_log_weight", start, (log_weight.dtype,))
-        checks.require_shape("mis_chain", "start_log_weight", start, (log_weight.shape[0],))
-    checks.require_same_device(
-        "mis_chain", {"log_weight": log_weight, "start_log_weight": start, "uniforms": uniforms}
-    )
-
-
-def _run(
-    log_weight: Tensor, start: Tensor | None, uniforms: Tensor, threads: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    device = log_weight.device.type
+def _run(chains: Chains) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Uniforms of either width are read as they are; the weights' dtype decides.
-    choice = choose(
-        "mis_chain",
-        device,
-        (checks.dtype_name(log_weight.dtype),),
-        native_ops=native.native_ops(device),
-        supported=("float32",),
-        missing=native.MISSING,
-    )
-    if choice.backend == "cpu":
-        return native.mis_chain_cpu(log_weight, start, uniforms, threads)
-    if choice.backend == "cuda":
-        return native.mis_chain_cuda(log_weight, start, uniforms)
-    return reference_mis_chain(log_weight, start, uniforms)
+    if backend_of("mis_chain", ("float32",), chains.log_weight) != "reference":
+        return native.mis_chain(*chains)
+    return reference_mis_chain(*chains[:3])
 
 
-def _fake(
-    log_weight: Tensor, start: Tensor | None, uniforms: Tensor, threads: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(chains: Chains) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_weight = chains.log_weight
     batch, steps = log_weight.shape
     return (
         log_weight.new_empty((batch, steps), dtype=torch.int32),
@@ -119,10 +97,5 @@ def _fake(
     )
 
 
-register(
-    "mis_chain",
-    "(Tensor log_weight, Tensor? start_log_weight, Tensor uniforms, int threads) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-    _run,
-    _fake,
-)
+_SIGNATURE = Signature("mis_chain", Chains)
+_mis_chain = register(_SIGNATURE, 4, _run, _fake)

@@ -1,27 +1,45 @@
 """``passage_logp``: log-likelihoods of whole responses, without the logits.
 
-Checks arguments, chooses the implementation, and registers the operator with its gradient; the
-arithmetic is in ``reference/passage_logp.py`` and ``csrc/*/passage_logp*``.
+Declares and checks arguments, chooses the implementation, and registers the operator with its
+gradient; the arithmetic is in ``reference/passage_logp.py`` and ``csrc/*/passage_logp*``.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from jsarag.backends import native
-from jsarag.backends.select import choose
+from jsarag.backends.native import passage_logp as native
 from jsarag.errors import JsaragError, ShapeError
-from jsarag.ops import checks
-from jsarag.ops.library import LIBRARY, register
+from jsarag.ops import passage_logp_chunks
+from jsarag.ops.checks import AT_LEAST_1, FINITE, FLOATS, INTEGERS, POSITIVE, Signature, Sized
+from jsarag.ops.library import LIBRARY, backend_of, register, save, saved
 from jsarag.ops.reference.passage_logp import passage_logp as reference_passage_logp
 from jsarag.ops.results import PassageLogpResult
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_INTEGERS = (torch.int32, torch.int64)
+
+class Packed(NamedTuple):
+    """See :func:`passage_logp`."""
+
+    hidden: Annotated[Tensor, Sized("T H", FLOATS)]
+    weight: Annotated[Tensor, Sized("V H", "hidden")]
+    targets: Annotated[Tensor, Sized("T", INTEGERS)]
+    cu_seqlens: Annotated[Tensor, Sized("S+1", INTEGERS)]
+    bias: Annotated[Tensor | None, Sized("V", "hidden")]
+    softcap: Annotated[float | None, POSITIVE]
+    logit_scale: Annotated[float, FINITE]
+    ignore_index: int
+    threads: Annotated[int, AT_LEAST_1]
+
+
+class Gradient(NamedTuple):
+    """Each token's log-sum-exp, the gradient on the results, and whose gradient is wanted."""
+
+    lse: Annotated[Tensor, Sized("T", (torch.float64,))]
+    grad_logp: Annotated[Tensor, Sized("S", (torch.float32,))]
+    wanted: list[bool]
 
 
 def passage_logp(
@@ -60,29 +78,7 @@ def passage_logp(
         ShapeError, DtypeError: an argument is not as above, or a target is outside [0, V) (on a
             GPU, where looking would mean waiting, such a target gives NaN).
     """
-    _check(hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale)
-    device = hidden.device.type
-    choice = choose(
-        "passage_logp",
-        device,
-        (checks.dtype_name(hidden.dtype),),
-        native_ops=native.native_ops(device),
-        supported=("float32", "bfloat16"),
-        missing=native.MISSING,
-    )
-    if choice.backend == "reference":
-        check_values(targets, cu_seqlens, weight.shape[0], ignore_index)
-        return reference_passage_logp(
-            hidden,
-            weight,
-            targets,
-            cu_seqlens,
-            bias=bias,
-            softcap=softcap,
-            logit_scale=logit_scale,
-            ignore_index=ignore_index,
-        )
-    logp, tokens, _ = torch.ops.jsarag.passage_logp(
+    packed = Packed(
         hidden,
         weight,
         targets,
@@ -93,61 +89,35 @@ def passage_logp(
         ignore_index,
         torch.get_num_threads(),
     )
-    return PassageLogpResult(logp, tokens)
-
-
-def _check(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-) -> None:
-    op = "passage_logp"
-    checks.require_dtype(op, "hidden", hidden, _FLOATS)
-    checks.require_dtype(op, "weight", weight, (hidden.dtype,))
-    checks.require_dtype(op, "targets", targets, _INTEGERS)
-    checks.require_dtype(op, "cu_seqlens", cu_seqlens, _INTEGERS)
-    checks.require_shape(op, "hidden", hidden, (None, None))
-    checks.require_shape(op, "weight", weight, (None, hidden.shape[1]))
-    checks.require_shape(op, "targets", targets, (hidden.shape[0],))
-    checks.require_shape(op, "cu_seqlens", cu_seqlens, (None,))
-    if bias is not None:
-        checks.require_dtype(op, "bias", bias, (hidden.dtype,))
-        checks.require_shape(op, "bias", bias, (weight.shape[0],))
-    checks.require_same_device(
-        op,
-        {
-            "hidden": hidden,
-            "weight": weight,
-            "targets": targets,
-            "cu_seqlens": cu_seqlens,
-            "bias": bias,
-        },
-    )
+    arguments = _FORWARD.checked(packed)
     if 0 in weight.shape or cu_seqlens.numel() == 0:
         raise ShapeError(
             "passage_logp: expected at least one word, one unit and one boundary, found weight "
             f"{list(weight.shape)} and cu_seqlens {list(cu_seqlens.shape)}"
         )
-    if softcap is not None and not 0.0 < softcap < math.inf:
-        raise JsaragError(f"passage_logp: softcap expected above 0 or None, found {softcap}")
-    if not math.isfinite(logit_scale):
-        raise JsaragError(
-            f"passage_logp: logit_scale expected a finite number, found {logit_scale}"
-        )
+    if backend_of("passage_logp", ("float32", "bfloat16"), hidden) != "reference":
+        logp, tokens, _ = _passage_logp(*arguments)
+        return PassageLogpResult(logp, tokens)
+    _check_values(packed)
+    return reference_passage_logp(
+        *packed[:4],
+        bias=bias,
+        softcap=softcap,
+        logit_scale=logit_scale,
+        ignore_index=ignore_index,
+    )
 
 
-def check_values(targets: Tensor, cu_seqlens: Tensor, vocabulary: int, ignore_index: int) -> None:
+def _check_values(packed: Packed) -> None:
     """Refuse values that would read out of bounds; on the CPU only, a GPU would be waited for.
 
     Raises:
         ShapeError: the boundaries do not cover the tokens, or a target is no word.
     """
+    targets, cu_seqlens, ignore_index = packed.targets, packed.cu_seqlens, packed.ignore_index
     if targets.device.type != "cpu":
         return
+    vocabulary = packed.weight.shape[0]
     n_tokens, first, last = targets.shape[0], int(cu_seqlens[0]), int(cu_seqlens[-1])
     if first != 0 or last != n_tokens or bool((cu_seqlens.diff() < 0).any()):
         raise ShapeError(
@@ -163,38 +133,13 @@ def check_values(targets: Tensor, cu_seqlens: Tensor, vocabulary: int, ignore_in
         )
 
 
-def _run(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_values(targets, cu_seqlens, weight.shape[0], ignore_index)
-    inputs = native.PassageLogpInputs(
-        hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale, ignore_index
-    )
-    if hidden.device.type == "cuda":
-        return native.passage_logp_cuda(inputs)
-    return native.passage_logp_cpu(inputs, threads)
+def _run(packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    _check_values(packed)
+    return native.passage_logp(native.PassageLogpInputs(*packed))
 
 
-def _fake(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    sequences = cu_seqlens.shape[0] - 1
+def _fake(packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, sequences = packed.hidden, packed.cu_seqlens.shape[0] - 1
     return (
         hidden.new_empty((sequences,), dtype=torch.float32),
         hidden.new_empty((sequences,), dtype=torch.int32),
@@ -202,80 +147,33 @@ def _fake(
     )
 
 
-def _run_backward(
-    grad_logp: Tensor,
-    lse: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    wanted: list[bool],
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = native.PassageLogpInputs(
-        hidden, weight, targets, cu_seqlens, bias, softcap, logit_scale, ignore_index
-    )
-    want_hidden, want_weight, want_bias = wanted
-    want = (want_hidden, want_weight, want_bias)
-    if hidden.device.type == "cuda":
-        return native.passage_logp_backward_cuda(inputs, lse, grad_logp, want)
-    return native.passage_logp_backward_cpu(inputs, lse, grad_logp, want, threads)
+def _run_backward(packed: Packed, given: Gradient) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = native.PassageLogpInputs(*packed)
+    on_hidden, on_weight, on_bias = given.wanted
+    backward = passage_logp_chunks.backward if inputs.on_cuda else native.passage_logp_backward
+    return backward(inputs, given.lse, given.grad_logp, (on_hidden, on_weight, on_bias))
 
 
-def _fake_backward(
-    grad_logp: Tensor,
-    lse: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    wanted: list[bool],
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    want_hidden, want_weight, want_bias = wanted
-    return (
-        hidden.new_empty(hidden.shape if want_hidden else (0,)),
-        hidden.new_empty(weight.shape if want_weight else (0,)),
-        hidden.new_empty(weight.shape[:1] if want_bias else (0,)),
+def _fake_backward(packed: Packed, given: Gradient) -> tuple[Tensor, ...]:
+    shapes = packed.hidden.shape, packed.weight.shape, packed.weight.shape[:1]
+    return tuple(
+        packed.hidden.new_empty(shape if want else (0,))
+        for shape, want in zip(shapes, given.wanted, strict=True)
     )
 
 
-def _setup_context(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
-) -> None:
-    hidden, weight, targets, cu_seqlens, bias, *rest = inputs
-    ctx.save_for_backward(output[2], hidden, weight, targets, cu_seqlens, bias)
-    ctx.rest = rest
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    save(ctx, inputs, output[2])
 
 
-def _backward(ctx: Any, grad_logp: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    lse, hidden, weight, targets, cu_seqlens, bias = ctx.saved_tensors
-    softcap, logit_scale, ignore_index, threads = ctx.rest
+def _autograd(ctx: Any, grad_logp: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    lse, inputs = saved(ctx)
     wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[4]]
-    grads = torch.ops.jsarag.passage_logp_backward(
-        grad_logp,
-        lse,
-        hidden,
-        weight,
-        targets,
-        cu_seqlens,
-        bias,
-        softcap,
-        logit_scale,
-        ignore_index,
-        wanted,
-        threads,
-    )
     on_hidden, on_weight, on_bias = (
-        grad if want else None for grad, want in zip(grads, wanted, strict=True)
+        grad if want else None
+        for grad, want in zip(
+            _passage_logp_backward(*inputs, lse, grad_logp, wanted), wanted, strict=True
+        )
     )
     return on_hidden, on_weight, None, None, on_bias, None, None, None, None
 
@@ -287,26 +185,12 @@ def _refuse(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     )
 
 
-_ARGUMENTS = (
-    "Tensor hidden, Tensor weight, Tensor targets, Tensor cu_seqlens, Tensor? bias, "
-    "float? softcap, float logit_scale, int ignore_index"
-)
 # The third result is each token's log-sum-exp in float64: rounded to f32 it would move all of a
 # token's probabilities the same way, which shows in the gradient.
-register(
-    "passage_logp",
-    f"({_ARGUMENTS}, int threads) -> (Tensor, Tensor, Tensor)",
-    _run,
-    _fake,
+_FORWARD = Signature("passage_logp", Packed, differentiable=True)
+_passage_logp = register(_FORWARD, 3, _run, _fake)
+_passage_logp_backward = register(
+    Signature("passage_logp_backward", Packed, Gradient), 3, _run_backward, _fake_backward
 )
-register(
-    "passage_logp_backward",
-    f"(Tensor grad_logp, Tensor lse, {_ARGUMENTS}, bool[] wanted, int threads) "
-    "-> (Tensor, Tensor, Tensor)",
-    _run_backward,
-    _fake_backward,
-)
-torch.library.register_autograd(
-    "jsarag::passage_logp", _backward, setup_context=_setup_context, lib=LIBRARY
-)
+torch.library.register_autograd("jsarag::passage_logp", _autograd, setup_context=_save, lib=LIBRARY)
 torch.library.register_autograd("jsarag::passage_logp_backward", _refuse, lib=LIBRARY)

@@ -58,3 +58,10 @@ class PassageLogpResult(NamedTuple):
 
     logp: Tensor
     tokens: Tensor
+
+
+class RowErrors(NamedTuple):
+    """error f32 [N] at least |e - e'| and norm f32 [N] at least |e'|; +inf where not finite."""
+
+    error: Tensor
+    norm: Tensor

@@ -1,27 +1,44 @@
 """``scan``: the best passages of each query and the mass of every tile, in one pass.
 
-Checks arguments, chooses the implementation, and registers the operator; the arithmetic is in
-``reference/scan.py`` and ``csrc/*/scan*``.
+Declares and checks arguments, chooses the implementation, and registers the operator; the
+arithmetic is in ``reference/scan.py`` and ``csrc/*/scan*``.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, NamedTuple
+
 import torch
 from torch import Tensor
 
-from jsarag.backends import native
-from jsarag.backends.select import Choice, choose
-from jsarag.errors import DtypeError, JsaragError
-from jsarag.ops import checks
+from jsarag.backends.native import scan as native
+from jsarag.errors import JsaragError
+from jsarag.ops.checks import Number, Signature, Sized
 from jsarag.ops.library import register
 from jsarag.ops.reference.scan import compute_dtype
 from jsarag.ops.reference.scan import scan as reference_scan
-from jsarag.ops.results import ScanResult
-from jsarag.ops.rounding import RowErrors, cached_row_errors
+from jsarag.ops.results import RowErrors, ScanResult
+from jsarag.ops.row_errors import cached_row_errors, members
+from jsarag.ops.search import Search, require_rows
 from jsarag.ops.tile import tile_count
 
 MAX_K = 2048
-_SUPPORTED = ("float32", "bfloat16", "float16", "int8")
+_UP_TO_MAX_K = Number(f"1 to {MAX_K}", lambda value: 1 <= value <= MAX_K)
+
+
+class Wanted(NamedTuple):
+    """What a scan returns."""
+
+    k: Annotated[int, _UP_TO_MAX_K]
+    tile_lse: bool
+
+
+class Certificate(NamedTuple):
+    """What makes the results of rounded passages those of the exact ones; None in a plain scan."""
+
+    exact_passages: Annotated[Tensor | None, Sized("N D", (torch.float32,))]
+    row_error: Annotated[Tensor | None, Sized("N", (torch.float32,), "row_errors.error")]
+    row_norm: Annotated[Tensor | None, Sized("N", (torch.float32,), "row_errors.norm")]
 
 
 def scan(
@@ -70,163 +87,67 @@ def scan(
     never returned; a tile with a NaN score that is not excluded has a NaN ``tile_lse``. With
     int8 passages a query that is not finite has no scale: all its scores are NaN.
     """
-    checks.check_scan_inputs("scan", queries, passages, inv_temperature, scales, exclude)
-    if not 1 <= k <= MAX_K:
-        raise JsaragError(f"scan: k expected 1 to {MAX_K}, found {k}")
     workers = torch.get_num_threads() if threads is None else threads
-    if certify:
-        exact = _exact_source(queries, passages, exact_passages)
-        if exact is not passages:
-            errors = row_errors or cached_row_errors(passages, exact, scales)
-            for name, tensor in errors._asdict().items():
-                checks.require_dtype("scan", f"row_errors.{name}", tensor, (torch.float32,))
-                checks.require_shape("scan", f"row_errors.{name}", tensor, (len(passages),))
-            ids, scores, lse = torch.ops.jsarag.scan_certified(
-                queries.detach(),
-                passages.detach(),
-                exact.detach(),
-                errors.error,
-                errors.norm,
-                k,
-                inv_temperature,
-                scales,
-                exclude,
-                tile_lse,
-                workers,
-            )
-            return ScanResult(ids, scores, lse if tile_lse else None)
-    ids, scores, lse = torch.ops.jsarag.scan(
-        queries.detach(), passages.detach(), k, inv_temperature, scales, exclude, tile_lse, workers
-    )
-    return ScanResult(ids, scores, lse if tile_lse else None)
-
-
-def choose_scan(op: str, queries: Tensor, passages: Tensor) -> Choice:
-    """The implementation of a scan-like op for these tensors."""
-    device = queries.device.type
-    return choose(
-        op,
-        device,
-        (checks.dtype_name(queries.dtype), checks.dtype_name(passages.dtype)),
-        native_ops=native.native_ops(device),
-        supported=_SUPPORTED,
-        missing=native.MISSING,
-    )
-
-
-def _exact_source(queries: Tensor, passages: Tensor, exact_passages: Tensor | None) -> Tensor:
-    if passages.dtype in (torch.float32, torch.float64):
-        return passages
-    if exact_passages is None:
+    search = Search(queries, passages, inv_temperature, scales, exclude, workers)
+    wanted = Wanted(k, tile_lse)
+    certificate = Certificate(exact_passages, *members("scan", row_errors))
+    arguments = _SIGNATURE.checked(search, wanted, certificate)
+    require_rows("scan", passages, scales)
+    if not certify or passages.dtype in (torch.float32, torch.float64):
+        arguments[-3:] = None, None, None
+    elif exact_passages is None:
         raise JsaragError(
             "scan: certify=True expected exact_passages, the f32 vectors that passages were "
             "rounded from; pass them or leave certify out"
         )
-    if exact_passages.dtype != torch.float32:
-        raise DtypeError(
-            "scan: exact_passages expected float32, found "
-            f"{checks.dtype_name(exact_passages.dtype)}; convert it"
-        )
-    checks.require_shape("scan", "exact_passages", exact_passages, tuple(passages.shape))
-    checks.require_same_device("scan", {"queries": queries, "exact_passages": exact_passages})
-    return exact_passages
+    elif row_errors is None:
+        arguments[-2:] = cached_row_errors(passages, exact_passages, scales)
+    ids, scores, lse = _scan(*arguments)
+    return ScanResult(ids, scores, lse if tile_lse else None)
 
 
-def _run(
-    queries: Tensor,
-    passages: Tensor,
-    k: int,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    tile_lse: bool,
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    backend = choose_scan("scan", queries, passages).backend
-    if backend != "reference":
-        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        run = native.scan_cuda if backend == "cuda" else native.scan_cpu
-        return run(inputs, k, tile_count(passages.shape[0]) if tile_lse else None)
-    result = reference_scan(queries, passages, k, inv_temperature, scales, exclude, tile_lse)
-    lse = result.scores.new_empty((queries.shape[0], 0))
-    return result.ids, result.scores, lse if result.tile_lse is None else result.tile_lse
-
-
-def _run_certified(
-    queries: Tensor,
-    passages: Tensor,
-    exact: Tensor,
-    row_error: Tensor,
-    row_norm: Tensor,
-    k: int,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    tile_lse: bool,
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    backend = choose_scan("scan", queries, passages).backend
+def _run(search: Search, wanted: Wanted, certificate: Certificate) -> tuple[Tensor, Tensor, Tensor]:
+    backend = search.backend("scan")
+    exact, row_error, row_norm = certificate
+    tiles = tile_count(search.passages.shape[0]) if wanted.tile_lse else 0
+    if exact is None or row_error is None or row_norm is None:
+        if backend != "reference":
+            return native.scan(search.inputs(), wanted.k, tiles)
+        return _run_reference(search, wanted)
     # The bound speaks of finite queries; the CUDA kernels tell the others by themselves, unwaited.
-    if backend == "cuda" or (backend == "cpu" and bool(queries.isfinite().all())):
-        inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, threads)
-        tiles = tile_count(passages.shape[0]) if tile_lse else None
-        run = native.scan_cuda if backend == "cuda" else native.scan_cpu
-        return run(inputs, k, tiles, native.Certificate(exact, row_error, row_norm))
-    ids, scores, lse = _run(queries, exact, k, inv_temperature, None, exclude, False, threads)
-    if tile_lse:
-        lse = _run(queries, passages, 1, inv_temperature, scales, exclude, True, threads)[2]
+    if backend == "cuda" or (backend == "cpu" and bool(search.queries.isfinite().all())):
+        certain = native.Certificate(exact, row_error, row_norm)
+        return native.scan(search.inputs(), wanted.k, tiles, certain)
+    plain = Certificate(None, None, None)
+    ids, scores, lse = _run(
+        search._replace(passages=exact, scales=None), Wanted(wanted.k, False), plain
+    )
+    if wanted.tile_lse:
+        lse = _run(search, Wanted(1, True), plain)[2]
     return ids, scores, lse
 
 
+def _run_reference(search: Search, wanted: Wanted) -> tuple[Tensor, Tensor, Tensor]:
+    queries, passages, inv_temperature, scales, exclude, _ = search
+    found = reference_scan(
+        queries, passages, wanted.k, inv_temperature, scales, exclude, wanted.tile_lse
+    )
+    lse = found.scores.new_empty((queries.shape[0], 0))
+    return found.ids, found.scores, lse if found.tile_lse is None else found.tile_lse
+
+
 def _fake(
-    queries: Tensor,
-    passages: Tensor,
-    k: int,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    tile_lse: bool,
-    threads: int,
+    search: Search, wanted: Wanted, certificate: Certificate
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, dtype = queries.shape[0], compute_dtype(queries, passages)
-    tiles = tile_count(passages.shape[0]) if tile_lse else 0
+    queries, batch = search.queries, search.queries.shape[0]
+    dtype = compute_dtype(queries, search.passages)
+    tiles = tile_count(search.passages.shape[0]) if wanted.tile_lse else 0
     return (
-        queries.new_empty((batch, k), dtype=torch.int64),
-        queries.new_empty((batch, k), dtype=dtype),
+        queries.new_empty((batch, wanted.k), dtype=torch.int64),
+        queries.new_empty((batch, wanted.k), dtype=dtype),
         queries.new_empty((batch, tiles), dtype=dtype),
     )
 
 
-register(
-    "scan",
-    "(Tensor queries, Tensor passages, int k, float inv_temperature, Tensor? scales, "
-    "Tensor? exclude, bool tile_lse, int threads) -> (Tensor, Tensor, Tensor)",
-    _run,
-    _fake,
-)
-
-
-def _fake_certified(
-    queries: Tensor,
-    passages: Tensor,
-    exact: Tensor,
-    row_error: Tensor,
-    row_norm: Tensor,
-    k: int,
-    inv_temperature: float,
-    scales: Tensor | None,
-    exclude: Tensor | None,
-    tile_lse: bool,
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake(queries, passages, k, inv_temperature, scales, exclude, tile_lse, threads)
-
-
-register(
-    "scan_certified",
-    "(Tensor queries, Tensor passages, Tensor exact, Tensor row_error, Tensor row_norm, int k, "
-    "float inv_temperature, Tensor? scales, Tensor? exclude, bool tile_lse, int threads) "
-    "-> (Tensor, Tensor, Tensor)",
-    _run_certified,
-    _fake_certified,
-)
+_SIGNATURE = Signature("scan", Search, Wanted, Certificate)
+_scan = register(_SIGNATURE, 3, _run, _fake)

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = [ROOT / "jsarag", ROOT / "cli" / "jsarag_cli"]
-OPS = ("scan", "mis_chain", "passage_logp")
+OPS = ("scan", "draw", "log_partition", "mis_chain", "passage_logp")
+# Their bindings read the inputs of a scan, and stand beside its own.
+BOUND_WITH_SCAN = ("draw", "log_partition")
 
 
 def python_files() -> list[Path]:
@@ -88,6 +90,13 @@ def test_only_io_and_the_index_write_files() -> None:
     assert [line for line in found if not line.startswith(allowed)] == []
 
 
+def test_only_native_hands_out_addresses() -> None:
+    # The others look at one: whether it is aligned, whether it is the same as before.
+    allowed = {"jsarag/ops/checks.py", "jsarag/ops/row_errors.py", "jsarag/io/tensors.py"}
+    found = offenders(r"\.data_ptr$", allowed)
+    assert [line for line in found if not line.startswith("jsarag/backends/native/")] == []
+
+
 def test_nothing_swallows_every_exception() -> None:
     found = []
     for path in python_files():
@@ -113,11 +122,12 @@ def test_native_code_knows_neither_torch_nor_python() -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_is_complete(op: str) -> None:
-    """One name everywhere: header, CPU kernel, binding, public function, reference, tests."""
+    """One name everywhere: header, kernel, binding, caller, public function, reference, tests."""
     expected = [
         f"csrc/include/jsarag/{op}.h",
         f"csrc/cpu/{op}.cpp",
-        f"csrc/bindings/{op}.cpp",
+        f"csrc/bindings/{'scan' if op in BOUND_WITH_SCAN else op}.cpp",
+        f"jsarag/backends/native/{op}.py",
         f"jsarag/ops/{op}.py",
         f"jsarag/ops/reference/{op}.py",
         f"tests/kernels/test_{op}.py",

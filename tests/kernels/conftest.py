@@ -23,6 +23,7 @@ import torch
 
 from jsarag import ops
 from jsarag.backends import native
+from jsarag.backends.native import arguments, compiled
 
 ROOT = Path(__file__).parents[2]
 AMX = Path(__file__).parent / "amx"
@@ -167,8 +168,9 @@ def emulated_module():
 
 @pytest.fixture
 def emulated_cuda(emulated_module, monkeypatch):
-    """``native.*_cuda`` run emulated, on CPU tensors; every torch.empty is poisoned and fenced."""
-    monkeypatch.setattr(native, "_module", emulated_module)
+    """CPU tensors run the emulated CUDA kernels; every torch.empty is poisoned and fenced."""
+    monkeypatch.setattr(compiled, "_module", emulated_module)
+    monkeypatch.setattr(arguments, "on_cuda", lambda tensor: True)
     empty = torch.empty
 
     def poisoned(*args, **options):
@@ -179,43 +181,37 @@ def emulated_cuda(emulated_module, monkeypatch):
 
     monkeypatch.setattr(torch, "empty", poisoned)
     # Behind the scratch of a call lies a fence; the next call and the end of the test look at it.
-    call, fences = native._cuda_call, []
+    fences = []
 
     def look():
         for fence in fences:
             assert (fence == FENCE).all(), "a kernel wrote behind its scratch"
         fences.clear()
 
-    def fenced(device, scratch_bytes):
-        look()
-        record, scratch = call(device, scratch_bytes + 4096)
-        fences.append(scratch[scratch_bytes:].fill_(FENCE))
-        return record, scratch
+    class FencedCall(arguments.CudaCall):
+        def __init__(self, device, scratch_bytes=0):
+            look()
+            super().__init__(device, scratch_bytes + 4096)
+            fences.append(self.scratch[scratch_bytes:].fill_(FENCE))
 
-    monkeypatch.setattr(native, "_cuda_call", fenced)
+    monkeypatch.setattr(arguments, "CudaCall", FencedCall)
     yield emulated_module
     look()
 
 
-@pytest.fixture
-def emulated_ops(emulated_cuda, monkeypatch):
-    """``jsarag.ops`` with CPU tensors run the emulated CUDA kernels instead of the CPU's."""
-    for op in ("scan", "draw", "log_partition", "log_partition_backward"):
-        monkeypatch.setattr(native, f"{op}_cpu", getattr(native, f"{op}_cuda"))
-    for op in ("mis_chain", "passage_logp", "passage_logp_backward", "row_errors"):
-        kernel = getattr(native, f"{op}_cuda")
-        monkeypatch.setattr(native, f"{op}_cpu", lambda *args, run=kernel: run(*args[:-1]))
-    return emulated_cuda
+def moved(value, device):
+    """A tensor on another device, lying there as it lay here; so are a named tuple's members.
 
-
-def to_cuda(value):
-    """A tensor on the GPU, lying there as it lay here; anything else as it is."""
+    Anything else comes back as it is.
+    """
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(moved(member, device) for member in value))
     if not isinstance(value, torch.Tensor):
         return value
     if value.requires_grad or value.is_contiguous():
-        return value.to("cuda")
-    flat = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
-    return flat.to("cuda").as_strided(value.size(), value.stride(), value.storage_offset())
+        return value.to(device)
+    flat = torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage())
+    return flat.to(device).as_strided(value.size(), value.stride(), value.storage_offset())
 
 
 def on_cuda(op):
@@ -223,13 +219,16 @@ def on_cuda(op):
 
     @functools.wraps(op)
     def call(*args, **options):
-        moved = {name: to_cuda(value) for name, value in options.items()}
-        result = op(*map(to_cuda, args), **moved)
-        if isinstance(result, torch.Tensor):
-            return result.cpu()
-        return type(result)(*(None if part is None else part.cpu() for part in result))
+        there = {name: moved(value, "cuda") for name, value in options.items()}
+        return moved(op(*(moved(value, "cuda") for value in args), **there), "cpu")
 
     return call
+
+
+@pytest.fixture
+def move():
+    """``moved``, for the test of it."""
+    return moved
 
 
 @pytest.fixture
@@ -269,7 +268,7 @@ def chosen_backend(request, monkeypatch):
             monkeypatch.setenv("JSARAG_BACKEND", "auto")
             return name
         if name.startswith("emulated"):
-            module = request.getfixturevalue("emulated_ops")
+            module = request.getfixturevalue("emulated_cuda")
             module.set_hopper(name == "emulated-hopper")
             hopper.append(module)
         monkeypatch.setenv("JSARAG_BACKEND", "cpu" if name.startswith("emulated") else name)

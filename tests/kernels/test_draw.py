@@ -182,5 +182,5 @@ def test_wrong_arguments_are_refused():
 def test_opcheck(backend):
     queries, passages, uniforms = problem(2, 600, 4, 3)
     lse = ops.scan(queries, passages, 1, 1.0, tile_lse=True).tile_lse
-    arguments = (queries, passages, 1.0, lse, uniforms, None, None, 2)
+    arguments = (queries, passages, 1.0, None, None, 2, lse, uniforms)
     torch.library.opcheck(torch.ops.jsarag.draw.default, arguments)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from jsarag import ops
-from jsarag.backends import native
+from jsarag.backends.native import draw as native
+from jsarag.backends.native.arguments import SearchInputs
+from jsarag.backends.native.compiled import module as compiled_module
 from jsarag.errors import ShapeError
 from jsarag.ops.reference.draw import draw as reference
 from jsarag.ops.reference.scan import scan as reference_scan
@@ -29,8 +31,8 @@ def problem(batch, count, width, draws, dtype="float32", seed=0):
 
 
 def run(queries, passages, inv_temperature, tile_lse, uniforms, scales=None, exclude=None):
-    inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, 1)
-    return native.draw_cuda(inputs, tile_lse, uniforms)
+    inputs = SearchInputs(queries, passages, inv_temperature, scales, exclude, 1)
+    return native.draw(inputs, tile_lse, uniforms)
 
 
 def tile_masses(queries, passages, inv_temperature, scales=None, exclude=None):
@@ -195,7 +197,7 @@ def test_strided_passages_and_narrow_uniforms():
 
 
 def test_what_one_call_cannot_take_is_refused():
-    module = native.module()
+    module = compiled_module()
     view = module.PassagesView(data=0, type=0, row_bytes=4, scales=0, count=2**31 - 1, width=1)
     inputs = module.ScanInputs(
         queries=0,

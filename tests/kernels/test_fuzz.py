@@ -36,12 +36,9 @@ pytestmark = pytest.mark.skipif(bool(native.MISSING), reason=native.MISSING or "
 
 @pytest.fixture(autouse=True, params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def backend(request, chosen_backend, monkeypatch):
-    chosen_backend(request.param)
     if request.param == "cuda":
         monkeypatch.setitem(QUERY_ROUNDING, torch.float16, 2.0**-11)
-    # Not every dtype has a kernel.
-    monkeypatch.delenv("JSARAG_BACKEND")
-    return request.param
+    return chosen_backend(request.param)
 
 
 class Fuzz:
@@ -240,11 +237,6 @@ def tiles_of(scaled: Tensor) -> Tensor:
     """f64 [B, ceil(N / TILE)]."""
     pieces = [lse(piece) for piece in scaled.split(ops.TILE, 1)] if scaled.shape[1] else []
     return torch.stack(pieces, 1) if pieces else scaled.new_empty((scaled.shape[0], 0))
-
-
-@pytest.fixture(autouse=True)
-def kernels(monkeypatch):
-    monkeypatch.setenv("JSARAG_BACKEND", "cpu")
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from jsarag import ops
-from jsarag.backends import native
+from jsarag.backends.native import log_partition as native
+from jsarag.backends.native.arguments import SearchInputs
+from jsarag.backends.native.row_errors import row_errors
 
 NAN, INF = math.nan, math.inf
 DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -29,13 +31,13 @@ def problem(batch, count, width, dtype="float32", seed=0):
 
 
 def forward(queries, passages, inv_temperature, scales=None, exclude=None):
-    inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, 1)
-    return native.log_partition_cuda(inputs)
+    inputs = SearchInputs(queries, passages, inv_temperature, scales, exclude, 1)
+    return native.log_partition(inputs)
 
 
 def backward(queries, passages, inv_temperature, lse, grad, scales=None, exclude=None):
-    inputs = native.ScanInputs(queries, passages, inv_temperature, scales, exclude, 1)
-    return native.log_partition_backward_cuda(inputs, lse, grad)
+    inputs = SearchInputs(queries, passages, inv_temperature, scales, exclude, 1)
+    return native.log_partition_backward(inputs, lse, grad)
 
 
 def dense(queries, passages, inv_temperature, scales=None, exclude=None):
@@ -218,7 +220,7 @@ def test_row_errors_bound_what_rounding_did(dtype, count):
         passages, scales = ops.quantise_rows(exact)
     if count > 5:
         exact[5, 3] = NAN
-    error, norm = native.row_errors_cuda(passages, scales, exact)
+    error, norm = row_errors(passages, exact, scales, 1)
     rounded = passages.double() * (1.0 if scales is None else scales.double().unsqueeze(1))
     true_error, true_norm = (exact.double() - rounded).norm(dim=1), rounded.norm(dim=1)
     known = true_error.isfinite()

@@ -9,6 +9,7 @@ import torch
 
 from jsarag import ops
 from jsarag.backends import native
+from jsarag.backends.native.arguments import Rows
 from jsarag.errors import DtypeError, JsaragError, ShapeError
 from jsarag.ops.reference.scan import scan as reference
 
@@ -270,8 +271,7 @@ def test_a_mapped_file_is_scanned_in_place(backend, tmp_path):
     found = ops.scan(queries, mapped, 5, 1.0)
     assert torch.equal(found.ids, ops.scan(queries, passages, 5, 1.0).ids)
     if backend == "cpu":
-        kept, _, _ = native.passages_view(mapped, None)
-        assert kept.data_ptr() == mapped.data_ptr()
+        assert Rows(mapped).passages.data_ptr() == mapped.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -330,12 +330,10 @@ def test_wrong_arguments_are_refused_in_words(change, error, words):
 def test_opcheck(backend, dtype):
     queries, passages, scales, exact = problem(3, 600, 20, dtype)
     exclude = torch.tensor([[1], [-1], [5]])
-    torch.library.opcheck(
-        torch.ops.jsarag.scan.default, (queries, passages, 4, 1.0, scales, exclude, True, 2)
-    )
+    scan = torch.ops.jsarag.scan.default
+    search = (queries, passages, 1.0, scales, exclude, 2)
+    torch.library.opcheck(scan, (*search, 4, True, None, None, None))
     if dtype == "int8":
-        errors = ops.row_errors(passages, exact, scales)
         torch.library.opcheck(
-            torch.ops.jsarag.scan_certified.default,
-            (queries, passages, exact, *errors, 4, 1.0, scales, exclude, True, 2),
+            scan, (*search, 4, True, exact, *ops.row_errors(passages, exact, scales))
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from jsarag.ops.results import PassageLogpResult
 
 
-def sequence_of_token(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
+def _sequence_of_token(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
     """int64 [T]: the sequence each token belongs to."""
     sequences = torch.arange(cu_seqlens.numel() - 1, device=cu_seqlens.device)
     lengths = cu_seqlens.diff().long()
@@ -32,7 +32,7 @@ def passage_logp(
 ) -> PassageLogpResult:
     """Score in float32 (float64 for float64 inputs); as :func:`jsarag.ops.passage_logp`."""
     compute = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    sequence = sequence_of_token(cu_seqlens, hidden.shape[0])
+    sequence = _sequence_of_token(cu_seqlens, hidden.shape[0])
     # Ignored tokens are dropped first: they cost nothing and their hidden states may be anything.
     counted = (targets != ignore_index).nonzero().squeeze(1)
     sequence, wanted = sequence[counted], targets[counted].long()
