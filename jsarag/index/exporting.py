@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jsarag.errors import ConfigError
 from jsarag.index import shards
-from jsarag.index.faiss_index import load_faiss
+from jsarag.index.engines.faiss import load_faiss
 from jsarag.index.generations import current_folder
 from jsarag.index.manifest import Manifest
 from jsarag.index.sources import block_rows, need_pyarrow

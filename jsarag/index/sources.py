@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jsarag.errors import BackendUnavailableError, ConfigError, DataError
-from jsarag.index.faiss_index import load_faiss
+from jsarag.index.engines.faiss import load_faiss
 
 BLOCK_BYTES = 64 << 20
 SUFFIXES = (".npy", ".parquet", ".faiss", ".index")

@@ -61,7 +61,7 @@ class PassageLogpResult(NamedTuple):
 
 
 class RowErrors(NamedTuple):
-    """error f32 [N] at least |e - e'| and norm f32 [N] at least |e'|; +inf where not finite."""
+    """error f32 [N] at least ‖e - e'‖ and norm f32 [N] at least ‖e'‖; +inf where not finite."""
 
     error: Tensor
     norm: Tensor

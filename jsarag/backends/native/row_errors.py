@@ -15,7 +15,7 @@ from jsarag.backends.native.compiled import module
 def row_errors(
     passages: Tensor, exact: Tensor, scales: Tensor | None, threads: int
 ) -> tuple[Tensor, Tensor]:
-    """|e - e'| and |e'| of each row, rounded up: f32 [N] each; +inf where not finite."""
+    """‖e - e'‖ and ‖e'‖ of each row, rounded up: f32 [N] each; +inf where not finite."""
     rounded, original = arguments.Rows(passages, scales), arguments.Rows(exact)
     row_error = torch.empty(passages.shape[0], dtype=torch.float32, device=passages.device)
     row_norm = torch.empty_like(row_error)
