@@ -2,8 +2,8 @@
 
 A passage is the set of its pairs of neighbouring words. Thirty-six minima of hashes stand for it
 (Broder 1997); passages that agree in one of twelve bands of three are compared word pair by word
-pair. At a similarity of 0.7 a pair is missed less than once in a hundred times, at 0.8 once in ten
-thousand. Memory: a few hundred bytes a passage, whatever its length.
+pair. At a similarity of 0.7 the bands miss a pair less than once in a hundred times, at 0.8 twice
+in ten thousand. Memory: a few hundred bytes a passage, whatever its length.
 """
 
 from __future__ import annotations
