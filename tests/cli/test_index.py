@@ -75,7 +75,9 @@ class TestImport:
         from jsarag.serve.engine import Query
         from jsarag_cli.serving import open_engine
 
-        [answer] = open_engine(Path("idx"), "cpu").answer([Query("what does the clock need?", 2)])
+        [answer] = open_engine(Path("idx"), "cpu", "exact", print)[0].answer(
+            [Query("what does the clock need?", 2)]
+        )
         assert answer.hits[0].id == "clock"
 
     def test_ids_beside_the_file_and_unscaled_vectors(

@@ -55,14 +55,14 @@ def test_only_what_is_new_is_embedded_and_a_server_takes_it_over(
 
     from jsarag.serve.app import create_app
 
-    engine = open_engine(Path(index), "cpu")
+    engine = open_engine(Path(index), "cpu", "exact", print)[0]
     app = create_app(
         engine.index,
         engine.encoder,
         engine.passages,
         "notes",
         admin_key="admin",
-        reload=lambda: open_engine(Path(index), "cpu"),
+        reload=lambda: open_engine(Path(index), "cpu", "exact", print)[0],
     )
     with TestClient(app, base_url="http://localhost") as client:
 

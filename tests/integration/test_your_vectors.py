@@ -168,7 +168,7 @@ def test_every_command_of_the_page_works(
     from jsarag.serve.engine import Query
     from jsarag_cli.serving import open_engine
 
-    engine = open_engine(Path(serve[2]), "cpu")
+    engine = open_engine(Path(serve[2]), "cpu", "exact", print)[0]
     [answer] = engine.answer([Query("Do I get my money back?", 3)])
     assert any("Returning an order" in hit.title for hit in answer.hits)
     assert embedded == []
