@@ -216,6 +216,8 @@ def _run(
     tell = partial(_tell, run_dir, reporter)
     if checkpoint is not None and checkpoint.note is not None:
         tell(checkpoint.note, "warning")
+    if team.size > 1:
+        tell(f"{team.size} processes share every batch; the index is {config.index.placement}")
     ahead = _LookAhead(config, run_dir, tell, begun=checkpoint is not None)
     reporter.stage("load models and embed the knowledge base", None)
     parts = make_parts(
