@@ -118,7 +118,9 @@ def _own_config(overrides: Overrides) -> Path | None:
 
     folders = [setting.value for setting in overrides if setting.key == "output.output_dir"]
     run_dir = RunDir(folders[-1]) if folders else None
-    return run_dir.check_config() if run_dir is not None and run_dir.run_path.is_file() else None
+    if run_dir is not None and run_dir.run_path.is_file():
+        return run_dir.check_config()
+    return run_dir.config_path if run_dir is not None and run_dir.config_path.is_file() else None
 
 
 def require_no_worse(result: TrainResult) -> None:

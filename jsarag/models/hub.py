@@ -7,6 +7,7 @@ model. Which models come in packages is ``packaged``'s, where converted files li
 from __future__ import annotations
 
 import io
+import json
 import logging
 import pickle
 import ssl
@@ -24,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from jsarag.errors import BackendUnavailableError, CheckpointError, ConfigError
-from jsarag.io.records import read_json
+from jsarag.io.records import read_text
 from jsarag.models import gguf
 from jsarag.models.packaged import PACKAGED, packaged_elsewhere, packaged_names, packaged_path
 
@@ -167,7 +168,12 @@ def read_model_json(name: str, file: str) -> dict[str, Any] | None:
             return None
     if not path.is_file():
         return None
-    return read_json(path, fix="restore it from a copy, or remove it if it is not needed")
+    fix = "restore it from a copy, or remove it if it is not needed"
+    try:
+        content = json.loads(read_text(path, fix=fix))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, found none ({error}); {fix}") from error
+    return content if isinstance(content, dict) else None
 
 
 def position_limit(config: Any, tokenizer: Any) -> int:
@@ -318,6 +324,8 @@ def _explained(name: str) -> Iterator[None]:
             f"model '{name}': loading it needs a package that is not installed ({error})"
         ) from error
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None and _local_path(name) is not None:
+            raise _unreadable(name, error) from error  # the system's, while reading
         raise BackendUnavailableError(
             f"model '{name}': expected a model folder, a GGUF file, or a hub id that is in the "
             f"local cache or can be downloaded; loading failed with '{_first_line(error)}'. Check "
@@ -325,11 +333,15 @@ def _explained(name: str) -> Iterator[None]:
             f"folder, or use one that comes in a package: {packaged_names()}"
         ) from error
     except _UNREADABLE as error:
-        path = _local_path(name)
-        files = [] if path is None or not path.is_dir() else sorted(path.iterdir())
-        weights = [file.name for file in files if file.suffix in (".safetensors", ".bin")]
-        raise CheckpointError(
-            f"{name if path is None else path}: expected weights that can be read "
-            f"({', '.join(weights) or 'of the cache'}), reading them failed with "
-            f"'{_first_line(error)}'; download the model again, or restore the file from a copy"
-        ) from error
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: BaseException) -> CheckpointError:
+    path = _local_path(name)
+    files = [] if path is None or not path.is_dir() else sorted(path.iterdir())
+    weights = [file.name for file in files if file.suffix in (".safetensors", ".bin")]
+    return CheckpointError(
+        f"{name if path is None else path}: expected weights that can be read "
+        f"({', '.join(weights) or 'of the cache'}), reading them failed with "
+        f"'{_first_line(error)}'; download the model again, or restore the file from a copy"
+    )

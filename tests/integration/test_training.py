@@ -24,6 +24,7 @@ from jsarag.errors import (
     PreemptedError,
 )
 from jsarag.io.checkpoint import load_checkpoint
+from jsarag.io.records import read_record
 from jsarag.io.run_dir import RunDir
 from jsarag.runs import open_run
 from jsarag.train.evaluation import evaluate_run
@@ -442,7 +443,7 @@ def test_a_run_leaves_what_it_promises(train_toy: Train) -> None:
         "eval/dev-before/metrics.json"
     )
     assert [name for name in expected.split() if not (result.run_dir / name).exists()] == []
-    stored = json.loads((result.run_dir / "eval/dev/metrics.json").read_text(encoding="utf-8"))
+    stored = read_record(result.run_dir / "eval/dev/metrics.json", fix="evaluate again")
     assert stored == json.loads(json.dumps(result.after))
 
 

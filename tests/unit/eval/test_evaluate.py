@@ -17,6 +17,7 @@ from jsarag.eval.compare import compare_predictions, read_predictions
 from jsarag.eval.evaluate import EvalInputs, EvalSettings, Evaluation, evaluate, write
 from jsarag.eval.generation import token_f1
 from jsarag.index.flat import FlatIndex
+from jsarag.io.records import read_record
 from jsarag.types import Example
 
 from .conftest import Kb, MatrixIndex, TableGenerator, make_examples, make_passages
@@ -295,7 +296,7 @@ def test_written_and_compared(tmp_path: Path) -> None:
     for name, evaluation in (("dev-before", before), ("dev", after)):
         write(evaluation, tmp_path / name)
         write(evaluation, tmp_path / name)  # replacing is fine
-    stored = json.loads((tmp_path / "dev" / "metrics.json").read_text())
+    stored = read_record(tmp_path / "dev" / "metrics.json", fix="evaluate again")
     assert stored == json.loads(json.dumps(after.to_json()))
     rows = read_predictions(tmp_path / "dev")
     assert rows == after.predictions
