@@ -1,7 +1,8 @@
 """Flags that are settings: one table row per flag, from which options and help are made.
 
 A flag's text goes to ``jsarag.config.load.flag`` unread, so a wrong value gets the same message as
-in a file. Nothing heavy is imported before a verb runs.
+in a file. Nothing heavy is imported before a verb runs, so the rows stand here and not in the
+schema, which names the same flags (tests/unit/config/test_page.py).
 """
 
 from __future__ import annotations

@@ -27,7 +27,11 @@ _NO_VALUE = frozenset({"none", "null"})
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One setting: its dotted name, kind, whether it may be unset, choices, default and meaning."""
+    """One setting, as the schema declares it.
+
+    Its dotted name, kind, whether it may be unset, choices, default, meaning, flag of the command
+    line without dashes ("" for none), unit, and whether a continued run may change it.
+    """
 
     name: str
     kind: Kind
@@ -35,6 +39,9 @@ class Key:
     choices: tuple[str, ...]
     default: Any
     description: str
+    flag: str
+    unit: str
+    resume: bool
 
     @property
     def expectation(self) -> str:
@@ -63,6 +70,12 @@ _IN_WORDS: dict[Kind, str] = {
 def known_keys() -> dict[str, Key]:
     """Every setting that can be given a value, by dotted name, in the schema's order."""
     return {key.name: key for key in _walk(Config, "")}
+
+
+@cache
+def may_change_on_resume() -> frozenset[str]:
+    """Settings that may differ between a run and its continuation."""
+    return frozenset(key.name for key in known_keys().values() if key.resume)
 
 
 @cache
@@ -186,7 +199,19 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterable[Key]:
             continue
         kind, choices = _kind_of(inner)
         default = info.get_default(call_default_factory=True)
-        yield Key(dotted, kind, optional, choices, default, info.description or "")
+        about = info.json_schema_extra
+        assert isinstance(about, dict), f"{dotted} is declared without setting()"
+        yield Key(
+            dotted,
+            kind,
+            optional,
+            choices,
+            default,
+            info.description or "",
+            str(about["flag"]),
+            str(about["unit"]),
+            bool(about["may_change_on_resume"]),
+        )
 
 
 def _optional_groups(model: type[BaseModel], prefix: str) -> Iterable[str]:

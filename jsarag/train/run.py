@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from jsarag.assemble import OpenIndex, Parts, make_dataset, make_parts, make_run_objective
+from jsarag.config.keys import may_change_on_resume
 from jsarag.config.load import Resolved
 from jsarag.config.schema import Config
 from jsarag.data.registry import Dataset
@@ -52,49 +53,6 @@ from jsarag.train.support import fit_support
 from jsarag.train.tracking import track
 from jsarag.train.training_run import TrainingRun, save_index, share_indexes
 from jsarag.train.watch import HELD_BACK, Decision, Reading, Watch, choose_measure, hold_back
-
-# What may differ between a run and its continuation.
-MAY_CHANGE = frozenset(
-    {
-        "train.max_steps",
-        "train.max_seconds",
-        "train.max_generator_forwards",
-        "train.concat_steps",
-        "train.learning_rate",
-        "train.generator_learning_rate",
-        "train.clip_norm",
-        "train.bf16",
-        "train.chunk_tokens",
-        "train.device",
-        "train.threads",
-        "train.eval_steps",
-        "train.save_steps",
-        "train.log_steps",
-        "train.keep_checkpoints",
-        "train.keep",
-        "index.batch_size",
-        "index.placement",
-        "index.cache_dir",
-        "index.path",
-        "index.verify",
-        "guards.strict",
-        "guards.evidence_examples",
-        "guards.evidence_passages",
-        "guards.evidence_every",
-        "guards.min_distinct_ratio",
-        "guards.collapse_window",
-        "eval.k",
-        "eval.decoding",
-        "eval.decoding_passages",
-        "eval.max_examples",
-        "eval.max_new_tokens",
-        "eval.bootstrap_samples",
-        "eval.generation",
-        "output.output_dir",
-        "output.report_to",
-        "data.data_dir",
-    }
-)
 
 
 class Tell(Protocol):
@@ -381,7 +339,7 @@ def _require_run(run_dir: RunDir) -> None:
 
 def _claim(run_dir: RunDir, resolved: Resolved) -> Checkpoint | None:
     """Make the folder ours; the checkpoint to continue from, or None."""
-    ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=MAY_CHANGE)
+    ours = run_dir.claim(resolved.config.model_dump(mode="json"), ignore=may_change_on_resume())
     checkpoint = load_checkpoint(run_dir) if ours and latest_step(run_dir) is not None else None
     run_dir.write_config(resolved.to_yaml())
     run_dir.write_env()
