@@ -137,6 +137,7 @@ def make_generator(config: Config, encoder: TextEncoder, dataset: Dataset) -> Ge
         unigram_weight=settings.unigram_weight,
         seed=config.train.seed,
     )
+    generator.micro_batch = config.eval.batch_size
     if "generator" in config.train.freeze:
         generator.requires_grad_(False)
     return generator

@@ -339,6 +339,9 @@ class EvalConfig(Group):
         unit="rows",
         resume=True,
     )
+    batch_size: int = setting(
+        32, "responses generated at once", ge=1, unit="responses", resume=True
+    )
     max_new_tokens: int = setting(
         40, "a response's length at most", ge=1, unit="tokens", resume=True
     )
