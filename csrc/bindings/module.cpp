@@ -1,4 +1,4 @@
-// The module jsarag._native. Tensors arrive as addresses: the package jsarag/backends/native is the only
+// The module jsarag._native. Tensors arrive as addresses: jsarag/backends/native is the only
 // caller and has checked shapes, dtypes and strides.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

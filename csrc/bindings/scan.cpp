@@ -1,4 +1,4 @@
-// scan, draw and log_partition: addresses from jsarag/backends/native/ into parameter structs.
+// scan, draw and log_partition: addresses from jsarag/backends/native into parameter structs.
 #include "jsarag/scan.h"
 
 #include <pybind11/stl.h>

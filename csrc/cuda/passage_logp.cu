@@ -1,7 +1,7 @@
 // passage_logp on CUDA. Forward: products whose epilogue leaves each row's largest logit and sum of
 // exponentials per tile of words, a fold of the tiles, a sum per sequence. Backward: a chunk of the
 // vocabulary at a time, the products again, and the gradient on them; the matrix products that
-// spread it to hidden and weight are the caller's (backends/native/), by the vendor's library.
+// spread it over hidden and weight are the vendor's (jsarag/ops/passage_logp_chunks.py).
 //
 // What is kept beside the inputs is 8 bytes per row and tile of 64 to 256 words, a sixteenth of
 // bf16 logits at most. Nothing depends on how blocks are scheduled.
