@@ -175,8 +175,7 @@ def make_index(
         # Only generation 0 is made by weights that will be seen again.
         cache_dir=config.index.cache_dir if generation == 0 else None,
     )
-    index.embeddings = index.embeddings.to(encoder.device)
-    return index
+    return index.to(encoder.device)
 
 
 def make_em_settings(config: Config) -> EMSettings:
@@ -239,8 +238,7 @@ def make_parts(
             return make_index(
                 config, retrievers, dataset, part, generation=generation, progress=progress
             )
-        found.embeddings = found.embeddings.to(where)
-        return found
+        return found.to(where)
 
     prior = index_of("passages")
     posterior = index_of("posterior_passages") if retrievers.has_separate_passages else prior

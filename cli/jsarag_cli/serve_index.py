@@ -42,7 +42,7 @@ def serve_index(
         typer.Option(
             metavar="NAME",
             help="How to search: exact; certified (the same answers from int8, for more memory); "
-            "faiss:FACTORY[/PARAMETERS], such as faiss:HNSW32/efSearch=64.",
+            "faiss:FACTORY, such as faiss:HNSW32.",
         ),
     ] = "exact",
     device: Annotated[

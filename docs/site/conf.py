@@ -26,6 +26,7 @@ html_title = "jsarag"
 # The page can be read without the network: the theme brings no fonts, formulas are MathML.
 html_math_renderer = "mathml"
 html_copy_source = False
+highlight_language = "none"  # of what names no language: printed tables, drawings
 html_show_sphinx = False
 
 myst_enable_extensions = ["dollarmath"]
@@ -106,7 +107,8 @@ def _inline(translator: HTML5Translator, node: math) -> None:
 
 
 def _block(translator: HTML5Translator, node: math_block) -> None:
-    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    formula = re.sub(r"\\tag\{(\w+)\}", r"\\qquad (\1)", node.astext())
+    translator.body.append(f'<div class="formula">{convert(formula, display="block")}</div>')
     _skip()
 
 

@@ -91,6 +91,13 @@ class FlatIndex:
         """D."""
         return self.embeddings.shape[1]
 
+    def to(self, device: torch.device) -> FlatIndex:
+        """The same generation on a device: this object where its vectors are there already."""
+        vectors = self.embeddings.to(device)
+        return (
+            self if vectors is self.embeddings else FlatIndex(vectors, self.generation, self.spec)
+        )
+
     def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> IndexScan:
         """The k best passages of each query.
 

@@ -46,9 +46,9 @@ class FollowedRun(TrainingRun):
         """
         parts, find = self.parts, _index_of_leader(self.run_dir, generation)
         separate = parts.retrievers.has_separate_passages
-        parts.prior_index = _placed(find("passages", parts.retrievers, parts.dataset), parts)
+        parts.prior_index = find("passages", parts.retrievers, parts.dataset).to(parts.device)
         parts.posterior_index = (
-            _placed(find("posterior_passages", parts.retrievers, parts.dataset), parts)
+            find("posterior_passages", parts.retrievers, parts.dataset).to(parts.device)
             if separate
             else parts.prior_index
         )
@@ -213,8 +213,3 @@ def _index_of_leader(
         return found
 
     return find_or_refuse
-
-
-def _placed(index: FlatIndex, parts: Parts) -> FlatIndex:
-    index.embeddings = index.embeddings.to(parts.device)
-    return index

@@ -138,10 +138,12 @@ def test_what_does_not_fit_changes_nothing(cli: Cli, index: str, embedded: list[
 
 
 def test_an_encoder_that_changed_is_refused(cli: Cli, index: str) -> None:
+    from jsarag.io.records import read_record, write_record
+
     manifest = Path(index) / "manifest.json"
-    head = json.loads(manifest.read_text("utf-8"))
+    head = read_record(manifest, fix="")
     head["encoder"]["weights_digest"] = "another"
-    manifest.write_text(json.dumps(head), encoding="utf-8")
+    write_record(manifest, head)
     ended = cli("index", "insert", index, write("new.jsonl", {"id": "new", "text": "New."}))
     assert ended.code == 4
     assert "weights_digest" in ended.err

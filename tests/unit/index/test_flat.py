@@ -390,3 +390,15 @@ def test_a_flipped_digit_in_a_manifest_is_found(tmp_path: Path, kb: Any) -> None
     path.write_text(path.read_text().replace('"generation": 3', '"generation": 2'))
     with pytest.raises(CheckpointError, match=r"manifest\.json: expected content with the check"):
         FlatIndex.open(tmp_path / "index")
+
+
+def test_moving_to_where_it_is_makes_no_copy_and_never_changes_the_index() -> None:
+    index = FlatIndex(torch.eye(3), 2, {"model": "m"})
+    assert index.to(torch.device("cpu")) is index
+    moved = index.to(torch.device("meta"))
+    assert (moved.embeddings.device.type, moved.generation, moved.spec) == (
+        "meta",
+        2,
+        {"model": "m"},
+    )
+    assert index.embeddings.device.type == "cpu"
