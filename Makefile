@@ -63,7 +63,7 @@ demo: $(VENV)/.installed
 
 # Two processes with a thread each: most tests use no more, and two would wait for each other.
 test: $(VENV)/.tested
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: $(VENV)/.tested
 	@$(BIN)/pytest -q
