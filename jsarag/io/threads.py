@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 # Rounds of waiting before a thread sleeps: tens of microseconds, longer than two steps of one
 # operation lie apart and far less than a time slice. libgomp's own choice is a hundred times that.
 _ROUNDS = "10000"
+_THREADS = "OMP_NUM_THREADS"
+# What this process set for itself, so that it is not taken for the user's.
+_chosen: set[str] = set()
 
 
 def usable_cores() -> int:
@@ -29,10 +32,18 @@ def usable_cores() -> int:
 def set_thread_defaults(environment: MutableMapping[str, str]) -> None:
     """Set what the user left open in the environment that torch will read when it is imported."""
     cores = usable_cores()
-    if cores < len(os.sched_getaffinity(0)):
-        environment.setdefault("OMP_NUM_THREADS", str(cores))
+    if cores < len(os.sched_getaffinity(0)) and _THREADS not in environment:
+        environment[_THREADS] = str(cores)
+        _chosen.add(_THREADS)
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", _ROUNDS)
+
+
+def threads_each(environment: Mapping[str, str], processes: int) -> str:
+    """OMP_NUM_THREADS for each of several processes: the user's own, else a share of the cores."""
+    if _THREADS in environment and _THREADS not in _chosen:
+        return environment[_THREADS]
+    return str(max(usable_cores() // processes, 1))
 
 
 def _quota() -> float | None:

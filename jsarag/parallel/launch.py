@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from jsarag.errors import ConfigError, LostProcessError
+from jsarag.io.threads import threads_each
 from jsarag.parallel.place import LISTENER, LOOPBACK
 
 # Once one has failed, the others have this long to save and end by themselves; then they are asked
@@ -79,11 +80,10 @@ def exit_code(codes: Sequence[int]) -> int:
 
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
-    threads = max((os.cpu_count() or 1) // processes, 1)
     return {
-        # Each would take all cores for itself.
-        "OMP_NUM_THREADS": str(threads),
         **os.environ,
+        # Each would take all cores for itself.
+        "OMP_NUM_THREADS": threads_each(os.environ, processes),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),

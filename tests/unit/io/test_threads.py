@@ -40,15 +40,20 @@ def test_without_cgroups_the_affinity_counts(cgroup: Path) -> None:
     assert threads.usable_cores() == 8
 
 
-def test_what_the_user_set_is_obeyed(cgroup: Path) -> None:
+def test_what_the_user_set_is_obeyed(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_chosen", set())
     (cgroup / "cpu.max").write_text("200000 100000", encoding="ascii")
     mine = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "active"}
     environment = dict(mine)
     threads.set_thread_defaults(environment)
     assert environment == mine
+    assert threads.threads_each(environment, 2) == "7"
     threads.set_thread_defaults(environment := {})
     assert environment.keys() == {"OMP_NUM_THREADS", "GOMP_SPINCOUNT"}
     assert environment["OMP_NUM_THREADS"] == "2"
+    # Set here, so processes of one run share it out.
+    assert threads.threads_each(environment, 2) == "1"
+    assert threads.threads_each({}, 16) == "1"
 
 
 def test_the_command_sets_it_before_torch_reads_it() -> None:
