@@ -14,7 +14,7 @@ from jsarag.data.registry import Dataset
 from jsarag.limits import fitting_limits
 from jsarag.types import Passage
 
-STEPS = "train.max_steps"
+STEPS, WARM_UP = "train.max_steps", "train.warmup_steps"
 LIMITS = ("retriever.max_passage_tokens", "generator.max_passage_tokens")
 # Most of what a recipe's run gains it gains in its first steps; ten passes overfit nothing we ran.
 _PASSES = 10
@@ -65,7 +65,11 @@ def _fit_steps(resolved: Resolved, rows: int) -> Resolved:
         if rows
         else ""
     )
-    return _with(resolved, STEPS, steps, f"{rows:,} rows", note)
+    resolved = _with(resolved, STEPS, steps, f"{rows:,} rows", note)
+    warm_up = min(settings.warmup_steps, steps // 4)
+    if warm_up < settings.warmup_steps and _is_free(resolved, WARM_UP):
+        resolved = _with(resolved, WARM_UP, warm_up, f"{steps} steps", "")
+    return resolved
 
 
 def _is_free(resolved: Resolved, key: str) -> bool:

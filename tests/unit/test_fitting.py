@@ -50,6 +50,14 @@ class TestSteps:
         assert f"{steps} steps" in note
         assert f"over {rows:,} rows" in note
 
+    @pytest.mark.parametrize(("rows", "warm_up"), [(8, 5), (68, 10), (5000, 10)])
+    def test_the_learning_rate_rises_over_a_quarter_of_a_short_run(
+        self, rows: int, warm_up: int
+    ) -> None:
+        assert fit_data(settings(), dataset(rows)).config.train.warmup_steps == warm_up
+        own = fit_data(settings("train.warmup_steps=9"), dataset(rows))
+        assert own.config.train.warmup_steps == 9
+
     @pytest.mark.parametrize(
         "given",
         ["train.max_steps=7", "train.max_seconds=60", "train.max_generator_forwards=900"],

@@ -140,8 +140,8 @@ def load_faiss() -> Any:
             return importlib.import_module("faiss")
     except ImportError as error:
         raise BackendUnavailableError(
-            "--engine faiss: the package faiss is not installed; `pip install 'jsarag[faiss]'`, or "
-            "use --engine exact or certified, which need nothing more"
+            "FAISS is asked for, and the package faiss is not installed: `pip install "
+            "'jsarag[faiss]'`; or use another engine or format of vectors"
         ) from error
 
 
