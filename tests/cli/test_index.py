@@ -130,9 +130,13 @@ class TestImport:
         ("made", "says"),
         [
             ({"passage_prefix": "passage: "}, "--passage-prefix 'passage: '"),
-            ({"pooling": "cls"}, "--pooling cls"),
-            ({"max_passage_tokens": 256}, "--max-passage-tokens 256"),
-            ({"text": "{text}"}, "the text alone of each passage"),
+            pytest.param({"pooling": "cls"}, "--pooling cls", marks=pytest.mark.slow),
+            pytest.param(
+                {"max_passage_tokens": 256}, "--max-passage-tokens 256", marks=pytest.mark.slow
+            ),
+            pytest.param(
+                {"text": "{text}"}, "the text alone of each passage", marks=pytest.mark.slow
+            ),
             ({"text": "{title} {text}", "max_passage_tokens": 512}, "'title text' of each"),
         ],
     )

@@ -141,9 +141,9 @@ def differing(one: Trace, several: Sequence[Trace]) -> tuple[int, int]:
     [
         (ON_THE_WHOLE_BASE, 2),
         (UNEVEN, 4),
-        (PASSAGES_TRAINED, 2),
-        (STAGES, 2),
-        (WEAK_LABELS, 2),
+        pytest.param(PASSAGES_TRAINED, 2, marks=pytest.mark.slow),
+        pytest.param(STAGES, 2, marks=pytest.mark.slow),
+        pytest.param(WEAK_LABELS, 2, marks=pytest.mark.slow),
         (SHARDED, 3),
     ],
     ids=["kb-2", "uneven-4", "passages-2", "stages-2", "wrag-2", "sharded-3"],
