@@ -6,7 +6,6 @@ import pytest
 
 LONGEST = (
     "kernels/test_sanitizers.py",
-    "kernels/test_small_cases.py",
     "kernels/test_passage_logp.py",
     "integration/test_training.py",
     "parallel/test_training.py",

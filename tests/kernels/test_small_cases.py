@@ -11,7 +11,11 @@ from jsarag_bench import small_cases
 @pytest.mark.parametrize(
     "backend",
     # What Hopper has no main loop of its own for runs the others' there, too.
-    ["cpu", "emulated-hopper", pytest.param("emulated", marks=pytest.mark.slow)],
+    [
+        "cpu",
+        pytest.param("emulated", marks=pytest.mark.slow),
+        pytest.param("emulated-hopper", marks=pytest.mark.slow),
+    ],
 )
 def test_every_op_is_within_its_budget(backend, chosen_backend, capsys, monkeypatch):
     chosen_backend(backend)
