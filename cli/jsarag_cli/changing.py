@@ -42,7 +42,7 @@ def change_folder(
     )
     reporter.stage("read index", None)
     with changing(folder) as (current, manifest):
-        _require_own(folder, manifest)
+        choice = _require_own(folder, manifest)
         old = _passages(current)
         change = _change(operation, old, rows)
         if list(change.passages) == old:
@@ -50,7 +50,7 @@ def change_folder(
             return
         kb = KnowledgeBase(change.passages, source=str(folder))
         fresh = [kb[row] for row in change.fresh]
-        vectors = _fresh_vectors(folder, manifest, fresh, batch_size, device, reporter)
+        vectors = _fresh_vectors(folder, manifest, choice, fresh, batch_size, device, reporter)
         note = {"operation": operation, "rows": len(rows), "embedded": len(fresh)}
         reporter.stage("write generation", None)
         written = write_generation(folder, kb, change.origins, vectors, note=note, keep=keep)
@@ -110,6 +110,7 @@ def _change(operation: Operation, old: Sequence[Passage], rows: Sequence[Any]) -
 def _fresh_vectors(
     folder: Path,
     manifest: Manifest,
+    choice: EncoderChoice,
     passages: Sequence[Passage],
     batch_size: int,
     device: str,
@@ -123,7 +124,7 @@ def _fresh_vectors(
     if not passages:
         return torch.empty(0, manifest.width)
     reporter.stage("load encoder", None)
-    encoder = _require_own(folder, manifest).load(device).passages
+    encoder = choice.load(device).passages
     manifest.require(index_spec(encoder), folder)
     return _vectors(encoder, passages, batch_size, reporter)
 

@@ -27,19 +27,26 @@ _Keep = Annotated[
 ]
 _BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Passages per forward pass.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+_Output = Annotated[Path, typer.Option(help="The index folder to write.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace an earlier index.")]
+_Pooling = Annotated[str, typer.Option(help="auto, mean, cls or last.")]
+_QueryPrefix = Annotated[
+    str | None, typer.Option(help="Before every query, e.g. 'query: '; default: none.")
+]
+_QueryTokens = Annotated[
+    int | None, typer.Option(metavar="N", min=8, help="Tokens read of a query; default: 128.")
+]
 _Folder = Annotated[Path, typer.Argument(metavar="INDEX|RUN", help="An index, or a run's.")]
 
 
 @app.command()
 def build(
     kb: Annotated[Path, typer.Option(help="Passages: a JSON Lines file with id, text, title.")],
-    output: Annotated[Path, typer.Option(help="The index folder to write.")],
+    output: _Output,
     encoder: Annotated[str, typer.Option(help="minilm, a folder, a hub id, or a run.")] = "minilm",
     dtype: Annotated[str, typer.Option(help="f32, bf16 or f16.")] = "f32",
-    pooling: Annotated[str, typer.Option(help="auto, mean, cls or last.")] = "auto",
-    query_prefix: Annotated[
-        str | None, typer.Option(help="Before every query, e.g. 'query: '; default: none.")
-    ] = None,
+    pooling: _Pooling = "auto",
+    query_prefix: _QueryPrefix = None,
     passage_prefix: Annotated[
         str | None, typer.Option(help="Before every passage; default: none.")
     ] = None,
@@ -47,14 +54,10 @@ def build(
         int | None,
         typer.Option(metavar="N", min=8, help="Tokens read of a passage; default: 160."),
     ] = None,
-    max_context_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=8, help="Tokens read of a query; default: 128.")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Passages per forward pass.")
-    ] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier index.")] = False,
+    max_context_tokens: _QueryTokens = None,
+    batch_size: _BatchSize = 64,
+    device: _Device = "auto",
+    force: _Force = False,
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
@@ -82,7 +85,7 @@ def import_(
         Path, typer.Argument(metavar="VECTORS", help="A .npy, .parquet or .faiss file.")
     ],
     kb: Annotated[Path, typer.Option(help="Their passages, as for `index build`.")],
-    output: Annotated[Path, typer.Option(help="The index folder to write.")],
+    output: _Output,
     encoder: Annotated[
         str, typer.Option(help="What they were made with: minilm, a folder, a hub id, a run.")
     ] = "minilm",
@@ -97,10 +100,8 @@ def import_(
         str | None, typer.Option(metavar="NAME", help="Of vectors; default: vector, embedding.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="f32, bf16 or f16, as stored here.")] = "f32",
-    pooling: Annotated[str, typer.Option(help="auto, mean, cls or last.")] = "auto",
-    query_prefix: Annotated[
-        str | None, typer.Option(help="Before every query, e.g. 'query: '; default: none.")
-    ] = None,
+    pooling: _Pooling = "auto",
+    query_prefix: _QueryPrefix = None,
     passage_prefix: Annotated[
         str | None, typer.Option(help="What stood before every passage; default: none.")
     ] = None,
@@ -108,14 +109,12 @@ def import_(
         int | None,
         typer.Option(metavar="N", min=8, help="Tokens that were read of a passage; default: 160."),
     ] = None,
-    max_context_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=8, help="Tokens read of a query; default: 128.")
-    ] = None,
+    max_context_tokens: _QueryTokens = None,
     samples: Annotated[
         int, typer.Option(metavar="N", min=4, help="Passages embedded again, as a proof.")
     ] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier index.")] = False,
+    device: _Device = "auto",
+    force: _Force = False,
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:

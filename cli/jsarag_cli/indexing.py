@@ -344,5 +344,8 @@ def open_folder(
         )
     encoders = choice.load(device)
     index = FlatIndex.open(folder, index_spec(encoders.passages), check=check)
-    index.embeddings = index.embeddings.to(encoders.passages.device)
-    return index, encoders.queries, str(manifest.extra.get("name") or folder.name)
+    return (
+        index.to(encoders.passages.device),
+        encoders.queries,
+        str(manifest.extra.get("name") or folder.name),
+    )

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from docutils.nodes import math, math_block
+from docutils.nodes import SkipNode, math, math_block
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
@@ -103,16 +103,10 @@ def _fields_as_list(
 
 def _inline(translator: HTML5Translator, node: math) -> None:
     translator.body.append(convert(node.astext(), display="inline"))
-    _skip()
+    raise SkipNode
 
 
 def _block(translator: HTML5Translator, node: math_block) -> None:
     formula = re.sub(r"\\tag\{(\w+)\}", r"\\qquad (\1)", node.astext())
     translator.body.append(f'<div class="formula">{convert(formula, display="block")}</div>')
-    _skip()
-
-
-def _skip() -> None:
-    from docutils.nodes import SkipNode
-
     raise SkipNode

@@ -20,12 +20,11 @@ from jsarag.index import shards
 from jsarag.index.generations import LOCK, current_folder, prune, switch
 from jsarag.index.interfaces import KnowledgeBaseLike
 from jsarag.index.manifest import Manifest
+from jsarag.index.rows import some_of
 from jsarag.index.sources import block_rows
 from jsarag.index.streaming import write_index
 from jsarag.io.atomic import locked
 from jsarag.types import Passage
-
-_LISTED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,18 +174,16 @@ def _blocks(
     places = torch.full((manifest.count,), -1, dtype=torch.int64)
     kept = (origins >= 0).nonzero()[:, 0]
     places[origins[kept]] = kept
-    dtype, start = shards.dtype_of(manifest.dtype), 0
-    for shard in manifest.shards:
-        vectors = shards.read_shards(current, [shard], manifest.width, dtype)
-        for first in range(0, shard.rows, block_rows(manifest.width)):
-            block = vectors[first : first + block_rows(manifest.width)]
-            rows = places[start + first : start + first + len(block)]
-            yield rows[rows >= 0], block[rows >= 0]
-        start += shard.rows
+    dtype, width = shards.dtype_of(manifest.dtype), manifest.width
+    # Compared with their checksums already, by changing().
+    for first, block in shards.blocks(
+        current, manifest.shards, width, dtype, block_rows(width), check=False
+    ):
+        rows = places[first : first + len(block)]
+        yield rows[rows >= 0], block[rows >= 0]
     yield (origins < 0).nonzero()[:, 0], fresh
 
 
 def _refuse(ids: Sequence[str], problem: str) -> None:
     if ids:
-        shown = ", ".join(map(repr, ids[:_LISTED])) + (", ..." if len(ids) > _LISTED else "")
-        raise DataError(f"{len(ids):,} of these ids {problem}: {shown}")
+        raise DataError(f"{len(ids):,} of these ids {problem}: {some_of(ids)}")

@@ -61,14 +61,10 @@ def export_index(folder: Path, destination: Path, kind: str) -> list[Path]:
 
 def _blocks(current: Path, manifest: Manifest) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """(first row, vectors f32 [n, D]), in order, one block in memory at a time."""
-    dtype, start = shards.dtype_of(manifest.dtype), 0
-    shards.check_layout(current, manifest.shards, manifest.count, manifest.width, dtype)
-    for shard in manifest.shards:
-        vectors = shards.read_shards(current, [shard], manifest.width, dtype)
-        for first in range(0, shard.rows, block_rows(manifest.width)):
-            block = vectors[first : first + block_rows(manifest.width)].float()
-            yield start + first, block.numpy()
-        start += shard.rows
+    dtype, width = shards.dtype_of(manifest.dtype), manifest.width
+    shards.check_layout(current, manifest.shards, manifest.count, width, dtype)
+    for first, block in shards.blocks(current, manifest.shards, width, dtype, block_rows(width)):
+        yield first, block.float().numpy()
 
 
 def _write_npy(destination: Path, current: Path, manifest: Manifest) -> None:

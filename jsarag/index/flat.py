@@ -6,6 +6,7 @@ the numbers of a search mean is ``em``'s and ``serve``'s.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -91,12 +92,14 @@ class FlatIndex:
         """D."""
         return self.embeddings.shape[1]
 
-    def to(self, device: torch.device) -> FlatIndex:
+    def to(self, device: torch.device) -> Self:
         """The same generation on a device: this object where its vectors are there already."""
         vectors = self.embeddings.to(device)
-        return (
-            self if vectors is self.embeddings else FlatIndex(vectors, self.generation, self.spec)
-        )
+        if vectors is self.embeddings:
+            return self
+        moved = copy.copy(self)
+        moved.embeddings = vectors
+        return moved
 
     def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> IndexScan:
         """The k best passages of each query.

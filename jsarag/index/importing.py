@@ -21,6 +21,7 @@ from torch.nn import functional
 from jsarag.errors import DataError
 from jsarag.index.interfaces import KnowledgeBaseLike, Progress
 from jsarag.index.manifest import Manifest
+from jsarag.index.rows import some_of
 from jsarag.index.sources import VectorSource
 from jsarag.index.streaming import write_index
 from jsarag.randomness import generator
@@ -100,7 +101,7 @@ def match(source: VectorSource, kb: NamedPassages, ids: Sequence[str] | None) ->
     unknown = [one for one in ids if one not in kb]
     if unknown:
         raise DataError(
-            f"{len(unknown):,} ids are of no passage of {kb.source}: {_some(unknown)}; give the "
+            f"{len(unknown):,} ids are of no passage of {kb.source}: {some_of(unknown)}; give the "
             "knowledge base the vectors were made of, or take these vectors out",
             path=source.path,
         )
@@ -109,7 +110,7 @@ def match(source: VectorSource, kb: NamedPassages, ids: Sequence[str] | None) ->
     twice = np.flatnonzero(counts > 1)
     if twice.size:
         raise DataError(
-            f"{twice.size:,} ids come more than once: {_some([kb.ids[row] for row in twice])}; "
+            f"{twice.size:,} ids come more than once: {some_of([kb.ids[row] for row in twice])}; "
             "keep one vector of each",
             path=source.path,
         )
@@ -117,7 +118,7 @@ def match(source: VectorSource, kb: NamedPassages, ids: Sequence[str] | None) ->
     if missing.size:
         raise DataError(
             f"{missing.size:,} of {len(kb):,} passages of {kb.source} have no vector: "
-            f"{_some([kb.ids[row] for row in missing])}; import without these passages and add "
+            f"{some_of([kb.ids[row] for row in missing])}; import without these passages and add "
             "them with `jsarag index insert`, which embeds them",
             path=source.path,
         )
@@ -279,8 +280,3 @@ def _cause(
 def _agree(given: Tensor, found: Tensor) -> bool:
     cosines = functional.cosine_similarity(given, found.float().cpu(), dim=-1)
     return bool((cosines >= AGREES).all())
-
-
-def _some(ids: Sequence[str]) -> str:
-    shown = ", ".join(repr(one) for one in ids[:_LISTED])
-    return shown if len(ids) <= _LISTED else f"{shown}, ..."

@@ -25,6 +25,12 @@ class PassagesByRow(Protocol):
         """The passage of a row."""
 
 
+def some_of(ids: Sequence[str], most: int = 3) -> str:
+    """The first few ids, as messages show them."""
+    shown = ", ".join(map(repr, ids[:most]))
+    return shown if len(ids) <= most else f"{shown}, ..."
+
+
 def rows_of(kb: RowsById, ids: Sequence[Sequence[str]], device: torch.device) -> Tensor:
     """Rows int64 [B, n] of B groups of ids, -1 pads; n is what the largest group needs."""
     found = [[kb.row_of(id) for id in group] for group in ids]

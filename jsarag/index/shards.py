@@ -7,7 +7,7 @@ runs on stores them.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -72,14 +72,23 @@ def write_shards(
     name_of(embeddings.dtype)
     count, width = embeddings.shape
     row_bytes = max(width * embeddings.element_size(), 1)
-    rows_per_shard = max(shard_bytes // row_bytes // ops.TILE, 1) * ops.TILE
-    shards = []
-    for number, start in enumerate(range(0, max(count, 1), rows_per_shard)):
-        rows = embeddings[start : start + rows_per_shard]
-        path = folder / f"vectors-{number:05d}.bin"
+    step, shards = rows_per_shard(row_bytes, shard_bytes), []
+    for number, start in enumerate(range(0, max(count, 1), step)):
+        rows = embeddings[start : start + step]
+        path = folder / shard_name(number)
         _write_rows(path, rows, rows_per_write=max(_WRITE_BYTES // row_bytes, 1))
         shards.append(Shard(path.name, len(rows), FileRecord.of(path)))
     return shards
+
+
+def rows_per_shard(row_bytes: int, shard_bytes: int) -> int:
+    """How many rows a file of at most ``shard_bytes`` holds: whole scan tiles, at least one."""
+    return max(shard_bytes // max(row_bytes, 1) // ops.TILE, 1) * ops.TILE
+
+
+def shard_name(number: int) -> str:
+    """What the file of a shard is called."""
+    return f"vectors-{number:05d}.bin"
 
 
 def check_layout(
@@ -146,6 +155,29 @@ def read_shards(
             _refuse(shard.record.mismatch(path, made.hexdigest()))
         start = stop
     return vectors
+
+
+def blocks(
+    folder: Path,
+    shards: Sequence[Shard],
+    width: int,
+    dtype: torch.dtype,
+    rows: int,
+    *,
+    check: bool = True,
+) -> Iterator[tuple[int, Tensor]]:
+    """(first row, vectors [n, D]) of all shards, in order, at most ``rows`` at a time.
+
+    Args:
+        folder, shards, width, dtype, check: as for :func:`read_shards`; one shard is in memory.
+        rows: of a block.
+    """
+    start = 0
+    for shard in shards:
+        vectors = read_shards(folder, [shard], width, dtype, check=check)
+        for first in range(0, shard.rows, rows):
+            yield start + first, vectors[first : first + rows]
+        start += shard.rows
 
 
 def _refuse(problem: str | None) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jsarag import ops
 from jsarag.errors import DataError
 from jsarag.index import shards
 from jsarag.index.interfaces import KnowledgeBaseLike
@@ -74,9 +73,9 @@ def _scatter(
 ) -> list[shards.Shard]:
     """Put every row where it belongs, in files laid out as ``write_shards`` does."""
     row_bytes = width * dtype.itemsize
-    per_shard = max(shard_bytes // max(row_bytes, 1) // ops.TILE, 1) * ops.TILE
+    per_shard = shards.rows_per_shard(row_bytes, shard_bytes)
     sizes = [min(per_shard, count - first) for first in range(0, count, per_shard)]
-    paths = [folder / f"vectors-{number:05d}.bin" for number in range(len(sizes))]
+    paths = [folder / shards.shard_name(number) for number in range(len(sizes))]
     maps = [
         np.memmap(path, dtype=np.uint8, mode="w+", shape=(size, row_bytes))
         for path, size in zip(paths, sizes, strict=True)

@@ -128,13 +128,16 @@ def require_divisible(config: Config, team: Team) -> None:
         )
 
 
-def follow(config: Config, team: Team, make: MakeRun) -> dict[str, Any]:
+def follow(
+    config: Config, team: Team, make: MakeRun, dataset: Dataset | None = None
+) -> dict[str, Any]:
     """Take part in a run until process 0 says it is over.
 
     Args:
         config: as process 0 has it.
         team: this process's.
         make: of the run.
+        dataset: the data, where they have been read already.
 
     Returns:
         Process 0's last words.
@@ -159,6 +162,7 @@ def follow(config: Config, team: Team, make: MakeRun) -> dict[str, Any]:
         open_index=_index_of_leader(run_dir, told["generation"]),
         generation=told["generation"],
         before_index=wait_for_index,
+        dataset=dataset,
     )
     share_indexes(parts, config.index.placement, team)
     parts.dataset = hold_back(parts.dataset, config.train.held_back, config.train.seed)

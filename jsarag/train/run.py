@@ -132,7 +132,7 @@ def run_training(
             resolved = fit_data(resolved, dataset)
         if team.leads:
             return _lead(resolved, team, run_dir, dataset, reporter or SilentReporter())
-        return TrainResult.of_words(follow(resolved.config, team, make_run))
+        return TrainResult.of_words(follow(resolved.config, team, make_run, dataset))
 
 
 def _lead(

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, float32
 
 from jsarag import ops
-from jsarag.errors import ConfigError, DtypeError
+from jsarag.errors import DtypeError
+from jsarag.index.engines import refuse_options
 from jsarag.index.flat import FlatIndex, IndexScan
 from jsarag.index.interfaces import SearchIndex
 
@@ -79,8 +80,5 @@ def build(index: FlatIndex, options: str) -> SearchIndex:
     Raises:
         ConfigError: options were given. DtypeError: the index does not hold float32.
     """
-    if options:
-        raise ConfigError(
-            f"--engine certified: expected nothing behind its name, found {options!r}"
-        )
+    refuse_options("certified", options)
     return CertifiedIndex(index)

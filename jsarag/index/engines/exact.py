@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jsarag.errors import ConfigError
+from jsarag.index.engines import refuse_options
 from jsarag.index.flat import FlatIndex
 from jsarag.index.interfaces import SearchIndex
 
@@ -13,6 +13,5 @@ def build(index: FlatIndex, options: str) -> SearchIndex:
     Raises:
         ConfigError: options were given.
     """
-    if options:
-        raise ConfigError(f"--engine exact: expected nothing behind its name, found {options!r}")
+    refuse_options("exact", options)
     return index

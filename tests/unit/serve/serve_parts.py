@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -26,13 +30,17 @@ class Spec:
 
 @dataclass
 class LetterEncoder:
-    """Counts letters; waits for ``gate`` and raises ``failure`` if told to."""
+    """Counts letters; waits for ``gate`` and raises ``failure`` if told to.
+
+    A batch whose first text says 'slow' takes ``slow_s`` seconds.
+    """
 
     width: int = 26
     spec: Spec = field(default_factory=Spec)
     batches: list[list[str]] = field(default_factory=list)
     gate: threading.Event | None = None
     failure: Exception | None = None
+    slow_s: float = 0.0
     entered: threading.Event = field(default_factory=threading.Event)
 
     def weights_digest(self) -> str:
@@ -50,6 +58,8 @@ class LetterEncoder:
         self.entered.set()
         if self.gate is not None:
             assert self.gate.wait(20)
+        if "slow" in texts[0]:
+            time.sleep(self.slow_s)
         if self.failure is not None:
             raise self.failure
         return embed_letters(texts)
@@ -85,6 +95,19 @@ class PlainIndex:
         ids = torch.nn.functional.pad(ids, (0, missing), value=-1)
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
         return IndexScan(ids, scores, None, self.generation)
+
+
+@asynccontextmanager
+async def connected(app: FastAPI, *, ready: bool = False) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the running application (start-up and shut-down included), once it is ready."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        while ready and (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.01)
+        yield client
 
 
 def local_client(app: FastAPI, **options: Any) -> TestClient:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from serve_parts import TEXTS, LetterEncoder, PlainIndex
+from serve_parts import TEXTS, LetterEncoder, PlainIndex, connected
 
 from jsarag.errors import ConfigError, DataError, IndexStaleError
 from jsarag.serve.app import create_app
@@ -20,17 +19,6 @@ from jsarag.types import Passage
 
 MakeApp = Callable[..., FastAPI]
 SMALL = Limits(max_batch=2, max_queries=4, queue_capacity=4, max_query_chars=50, max_k=10)
-
-
-@asynccontextmanager
-async def connected(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the running application (start-up and shut-down included)."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
-        yield client
 
 
 def run(app: FastAPI, talk: Callable[[httpx.AsyncClient], Any]) -> Any:

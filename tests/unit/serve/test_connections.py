@@ -23,7 +23,7 @@ from jsarag.errors import BackendUnavailableError
 from jsarag.serve.connections import RateLimit, find_room
 
 SERVER = """
-import resource, sys, time
+import resource, sys
 sys.path.insert(0, {here!r})
 from fastapi.responses import Response
 from serve_parts import LetterEncoder, PlainIndex, TEXTS, embed_letters
@@ -32,13 +32,8 @@ from jsarag.serve.connections import ConnectionLimits
 from jsarag.serve.run import serve
 from jsarag.types import Passage
 
-class Slow(LetterEncoder):
-    def embed(self, texts, role, batch_size, progress=None):
-        time.sleep(1.5 if "slow" in texts[0] else 0)
-        return super().embed(texts, role, batch_size, progress)
-
 passages = [Passage(f"p{{row}}", text) for row, text in enumerate(TEXTS)]
-app = create_app(PlainIndex(embed_letters(TEXTS)), Slow(), passages, "tiny")
+app = create_app(PlainIndex(embed_letters(TEXTS)), LetterEncoder(slow_s=1.5), passages, "tiny")
 app.add_api_route("/big", lambda: Response(bytes(64 << 20)))
 files = {files}
 if files:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from serve_parts import LetterEncoder, embed_letters
+from serve_parts import LetterEncoder, connected, embed_letters
 
 from jsarag.index.flat import FlatIndex
 from jsarag.index.store import PassageStore
@@ -60,25 +58,13 @@ def app(folder: Path) -> FastAPI:
     )
 
 
-@asynccontextmanager
-async def connected(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
-        while (await client.get("/ready")).status_code != 200:
-            await asyncio.sleep(0.01)
-        yield client
-
-
 async def search(client: httpx.AsyncClient, query: str) -> httpx.Response:
     return await client.post("/v1/search", json={"queries": query, "k": 1})
 
 
 def test_a_shortened_store_is_a_503_that_names_it(app: FastAPI, folder: Path) -> None:
     async def talk() -> None:
-        async with connected(app) as client:
+        async with connected(app, ready=True) as client:
             os.truncate(folder / "passages.jsonl", 70_000)  # in place, as no writer of ours does
             os.truncate(folder / "vectors-00000.bin", 0)
             first, last = await asyncio.gather(search(client, "aaa"), search(client, "bbb"))
@@ -108,7 +94,7 @@ def test_a_reload_of_a_damaged_index_leaves_the_old_one_in_use(
     app: FastAPI, folder: Path, name: str
 ) -> None:
     async def talk() -> None:
-        async with connected(app) as client:
+        async with connected(app, ready=True) as client:
             write_index(folder, 2)  # renamed into place: the open one is untouched
             path = folder / name
             content = bytearray(path.read_bytes())
@@ -127,7 +113,7 @@ def test_a_reload_of_a_damaged_index_leaves_the_old_one_in_use(
 
 def test_zeroed_vectors_are_not_loaded(app: FastAPI, folder: Path) -> None:
     async def talk() -> Any:
-        async with connected(app) as client:
+        async with connected(app, ready=True) as client:
             path = folder / "vectors-00000.bin"
             path.write_bytes(bytes(path.stat().st_size))
             return await client.post("/v1/index/reload", headers=ADMIN)

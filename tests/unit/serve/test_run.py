@@ -19,20 +19,15 @@ from jsarag.errors import ConfigError
 from jsarag.serve.run import open_socket, url_of
 
 SERVER = """
-import sys, time
+import sys
 sys.path.insert(0, {here!r})
 from serve_parts import LetterEncoder, PlainIndex, TEXTS, embed_letters
 from jsarag.serve.app import create_app
 from jsarag.serve.run import serve
 from jsarag.types import Passage
 
-class Slow(LetterEncoder):
-    def embed(self, texts, role, batch_size, progress=None):
-        time.sleep(0.6 if "slow" in texts[0] else 0)
-        return super().embed(texts, role, batch_size, progress)
-
 passages = [Passage(f"p{{row}}", text) for row, text in enumerate(TEXTS)]
-app = create_app(PlainIndex(embed_letters(TEXTS)), Slow(), passages, "tiny")
+app = create_app(PlainIndex(embed_letters(TEXTS)), LetterEncoder(slow_s=0.6), passages, "tiny")
 serve(app, port=0, on_listening=lambda url: print(url, flush=True))
 print("ended in order", flush=True)
 """
