@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from typing import Any
 
 import pytest
 import torch
 
+from jsarag import ops
 from jsarag.errors import BackendUnavailableError, ConfigError, DtypeError, ShapeError
 from jsarag.index.engines import check_engine, engine_names, make_engine, measure_recall
 from jsarag.index.engines.faiss import FaissIndex
@@ -82,6 +84,19 @@ def test_certified_search_is_exact_search_bit_for_bit() -> None:
     assert (len(engine), engine.width, engine.generation) == (1200, 24, 4)
     assert engine.spec == {"model": "m"}
     assert str(measure_recall(engine, index)).startswith("the same 10 best passages")
+
+
+def test_certified_search_reads_int8_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine("certified", FlatIndex(random(50, 8)))
+    scan, seen = ops.scan, []
+
+    def noted(queries: torch.Tensor, passages: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        seen.append((passages.dtype, options["certify"]))
+        return scan(queries, passages, *rest, **options)
+
+    monkeypatch.setattr(ops, "scan", noted)
+    engine.search(random(2, 8, seed=1), 3)
+    assert seen == [(torch.int8, True)]
 
 
 def test_certified_needs_the_vectors_its_answers_are_proven_against() -> None:
